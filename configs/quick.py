@@ -1,0 +1,29 @@
+"""Every stage in under two minutes on two CPU cores: small images, small networks, few steps. It proves that all parts
+work together, not what the method can do.
+
+    python main.py run --config configs/quick.py --workdir runs/quick
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.data.size = (32, 64)
+    for role, count in dict(source=160, target=320, judge=320, test=64).items():
+        config.data[role].streets.count = count
+    config.denoiser.unet.widths = (32, 64)
+    config.denoiser.unet.blocks = 1
+    config.denoiser.unet.attention = ()
+    config.segmenter.encoder_decoder.widths = (24, 48, 64)
+    config.segmenter.encoder_decoder.blocks = 1
+    for recipe, steps in ((config.denoiser, 300), (config.segmenter, 250), (config.adapt, 40), (config.student, 120)):
+        recipe.training.steps = steps
+        recipe.training.warmup = 20
+        recipe.training.save_every = 100
+        recipe.training.ema = 0.98
+    config.translate.steps = 8
+    config.translate.compare = 48
+    config.adapt.depths = (300, 500)
+    config.report.examples = 4
+    return config

@@ -1,0 +1,76 @@
+"""Command line: python main.py STAGE --config configs/X.py --workdir DIR [--config.a.b=value ...]"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from sgg_jax.errors import InputError
+
+STAGES = {
+    "run": "all stages that follow, in order",
+    "train_denoiser": "train the diffusion model of the target domain",
+    "train_segmenter": "train the source segmenter (the first guide) and the judge",
+    "adapt": "progressive translation learning: translate deeper and deeper, adapting the guide",
+    "translate": "export the labelled translations",
+    "train_student": "train a fresh segmenter on the translations",
+    "evaluate": "score all networks on the target and the translations' agreement with their labels",
+    "report": "draw the pictures and the summary page",
+    "plan": "print what a run will cost, from a short calibration",
+    "export_streets": "write the data sets as folders of PNG files",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    listed = "\n".join(f"  {name:16} {text}" for name, text in STAGES.items())
+    found = argparse.ArgumentParser(
+        prog="main.py", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="python main.py STAGE --config FILE --workdir DIR [--config.FIELD=VALUE ...]",
+        description="Translate labelled source images into a target domain and train on them.\n\nstages:\n" + listed,
+        epilog="Every field is listed in configs/default.py; set one as in --config.translate.depth=400. The same "
+               "command again resumes.")
+    found.add_argument("stage", metavar="STAGE", choices=STAGES, help="one of the above")
+    found.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
+    found.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the run's directory")
+    return found
+
+
+def load_config(path: str, overrides: list[str]) -> ConfigDict:
+    """The config of a file with fields set from the command line; InputError in a sentence."""
+    if not Path(path).is_file():
+        raise InputError(f"--config {path}: there is no such file")
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    try:
+        rest = values(["main.py", f"--config={path}", *overrides])[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+    if rest:
+        raise InputError(f"do not know what to do with {' '.join(rest)}")
+    config: ConfigDict = values.config
+    return config
+
+
+def main() -> int:
+    arguments, overrides = parser().parse_known_args()
+    try:
+        config = load_config(arguments.config, overrides)
+        from sgg_jax.pipeline import main as run  # imports jax: not for --help or a typing error
+
+        run(arguments.stage, config, arguments.workdir)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

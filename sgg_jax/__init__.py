@@ -1,0 +1,5 @@
+"""Diffusion-based image translation with label guidance for domain-adaptive semantic segmentation, in JAX."""
+
+from sgg_jax.compiler import set_cpu_flags
+
+set_cpu_flags()

@@ -1,0 +1,99 @@
+"""Random views of training images: one definition for every segmenter, on the device, by key.
+
+Every operation draws per image. Geometry is separable (scale, crop, flip), so images are resampled by two small
+matrix products and labels by nearest-neighbour indexing with the same coordinates.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sgg_jax.types import VOID, Array, Image, Labels
+
+
+class Strength(NamedTuple):
+    """How strong each operation is; 0 switches it off. All static to jit."""
+
+    flip: bool = True  # mirror left-right with probability 1/2
+    scale: float = 0.5  # zoom factor drawn log-uniformly from [1 / (1 + scale / 2), 1 + scale], crop placed at random
+    color: float = 0.5  # standard deviation of a random 3x3 colour matrix around the identity
+    brightness: float = 0.3  # largest offset added to all channels, in units of [-1,1]
+    contrast: float = 0.5  # largest log of the factor around the image's mean
+    blur: float = 1.0  # largest standard deviation of a Gaussian blur, pixels
+    noise: float = 0.1  # largest standard deviation of added white noise, in units of [-1,1]
+
+
+def augment(key: Array, image: Image, labels: Labels, strength: Strength) -> tuple[Image, Labels]:
+    """A random view of each image and its labels. [B,H,W,3], [B,H,W] -> the same shapes; image stays in [-1,1].
+
+    Pixels that a zoom out brings in from outside are mid-grey and VOID.
+    """
+    keys = jax.random.split(key, image.shape[0])
+
+    def one(key: Array, image: Array, labels: Array) -> tuple[Array, Array]:
+        geometry, color, noise = jax.random.split(key, 3)
+        image, labels = warp(geometry, image, labels, strength)
+        image = photometric(color, image, strength)
+        amount = jax.random.uniform(jax.random.fold_in(noise, 0), maxval=strength.noise)
+        image = image + amount * jax.random.normal(jax.random.fold_in(noise, 1), image.shape)
+        return jnp.clip(image, -1.0, 1.0), labels
+
+    return jax.vmap(one)(keys, image, labels)
+
+
+def warp(key: Array, image: Array, labels: Array, strength: Strength) -> tuple[Array, Array]:
+    """Random flip, zoom and crop of one image [H,W,3] and its labels [H,W]."""
+    zoom_key, y_key, x_key, flip_key = jax.random.split(key, 4)
+    low, high = -jnp.log(1 + strength.scale / 2), jnp.log(1 + strength.scale)
+    zoom = jnp.exp(jax.random.uniform(zoom_key, minval=low, maxval=high))
+    mirrored = strength.flip & jax.random.bernoulli(flip_key)
+    height, width = labels.shape
+    y, x = _coordinates(y_key, height, zoom), _coordinates(x_key, width, zoom)
+    x = jnp.where(mirrored, width - 1 - x, x)
+    inside = _inside(y, height)[:, None] & _inside(x, width)[None, :]
+    resampled = jnp.einsum("yh,hwc,xw->yxc", _bilinear(y, height), image, _bilinear(x, width))
+    nearest = labels[_nearest(y, height)[:, None], _nearest(x, width)[None, :]]
+    return jnp.where(inside[..., None], resampled, 0.0), jnp.where(inside, nearest, VOID)
+
+
+def _coordinates(key: Array, size: int, zoom: Array) -> Array:
+    """Where each output pixel of one axis is read, in input pixels: a window of size/zoom at a random place. [size]"""
+    window = size / zoom
+    start = jax.random.uniform(key) * (size - window)
+    return (jnp.arange(size) + 0.5) / zoom + start - 0.5
+
+
+def _inside(at: Array, size: int) -> Array:
+    return (at >= -0.5) & (at <= size - 0.5)
+
+
+def _nearest(at: Array, size: int) -> Array:
+    return jnp.clip(jnp.round(at), 0, size - 1).astype(jnp.int32)
+
+
+def _bilinear(at: Array, size: int) -> Array:
+    """Rows of linear interpolation weights at clamped positions. [n] -> [n,size]"""
+    distance = jnp.abs(jnp.clip(at, 0, size - 1)[:, None] - jnp.arange(size)[None, :])
+    return jnp.maximum(1.0 - distance, 0.0)
+
+
+def photometric(key: Array, image: Array, strength: Strength) -> Array:
+    """Random colour matrix, brightness, contrast and blur of one image [H,W,3]; not clipped."""
+    color, brightness, contrast, blur = jax.random.split(key, 4)
+    matrix = jnp.eye(3) + strength.color * jax.random.normal(color, (3, 3)) / jnp.sqrt(3.0)
+    image = image @ matrix
+    mean = image.mean((0, 1))
+    factor = jnp.exp(jax.random.uniform(contrast, minval=-1.0, maxval=1.0) * strength.contrast)
+    image = mean + factor * (image - mean)
+    image = image + jax.random.uniform(brightness, minval=-1.0, maxval=1.0) * strength.brightness
+    sigma = jax.random.uniform(blur, maxval=1.0) * strength.blur
+    height, width = image.shape[:2]
+    return jnp.einsum("yh,hwc,xw->yxc", _gaussian(height, sigma), image, _gaussian(width, sigma))
+
+
+def _gaussian(size: int, sigma: Array) -> Array:
+    """Rows of normalised Gaussian blur weights; the identity at sigma 0. [size,size]"""
+    distance = jnp.arange(size)[:, None] - jnp.arange(size)[None, :]
+    weights = jnp.exp(-0.5 * jnp.square(distance / jnp.maximum(sigma, 1e-3)))
+    return weights / weights.sum(1, keepdims=True)

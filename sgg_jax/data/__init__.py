@@ -1,0 +1,7 @@
+"""Data sets: one file each; the loader; the writer of translated sets. No jax."""
+
+from sgg_jax.data.folder import FolderPair
+from sgg_jax.data.streets import Streets
+
+DATASETS = {"streets": Streets, "folder": FolderPair}
+"""config.data.name -> constructor. Streets brings its class table along; FolderPair takes one."""

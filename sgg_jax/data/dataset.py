@@ -1,0 +1,44 @@
+"""What every data set of the project is: a sequence of examples with stable names and integer ids."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+VOID = 255
+"""Train id of pixels that belong to no class; they never count, neither in a loss nor in a score."""
+
+
+class ClassInfo(NamedTuple):
+    """One row of a class table; its position in the table is the train id."""
+
+    name: str
+    ids: tuple[int, ...]  # values in the label files that mean this class
+    color: tuple[int, int, int]  # RGB, 0..255, for pictures
+
+
+class Example(NamedTuple):
+    image: np.ndarray  # [H,W,3] uint8 RGB
+    labels: np.ndarray | None  # [H,W] uint8 train ids, VOID where there is none; None in an unlabelled set
+
+
+class Dataset(Protocol):
+    """A random-access data set. Reading the same index twice gives the same bytes.
+
+    `[index]` raises InputError, naming the file, if an example cannot be read.
+    """
+
+    classes: tuple[ClassInfo, ...]
+    size: tuple[int, int]  # (H, W) of every example
+    labelled: bool
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """File stem under which results of this example are written; unique in the set."""
+        ...
+
+    def image_id(self, index: int) -> int:
+        """Integer in [0, 2**31) that seeds all randomness of this example (see types.py)."""
+        ...
+
+    def __getitem__(self, index: int) -> Example: ...

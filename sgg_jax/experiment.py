@@ -1,0 +1,207 @@
+"""config -> objects. With pipeline.py the only module below main.py that reads a config."""
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.tree_util import Partial
+from ml_collections import ConfigDict
+
+from sgg_jax import devices, guidance, sampling, schedule
+from sgg_jax.augmentation import Strength
+from sgg_jax.checkpoints import load_weights
+from sgg_jax.data import DATASETS
+from sgg_jax.data.dataset import ClassInfo, Dataset
+from sgg_jax.data.loader import label_histogram
+from sgg_jax.errors import InputError
+from sgg_jax.models import DENOISERS, SEGMENTERS, build
+from sgg_jax.ptl import check_depths
+from sgg_jax.training import Objective, Recipe, class_weights, denoiser_objective, segmenter_objective
+from sgg_jax.translation import Knobs, Method
+from sgg_jax.types import Denoiser, Params, Segmenter
+from sgg_jax.workdir import Stages, claim
+
+LABELLED_ROLES = ("source", "judge", "test")
+
+
+def choose(table: Mapping[str, Any], name: str, field: str) -> Any:
+    """table[name]; InputError with the choices where there is no such name."""
+    if name not in table:
+        raise InputError(f"config.{field} is {name!r}: choose one of {', '.join(table)}")
+    return table[name]
+
+
+class Experiment:
+    """One run: its config, its directory, and everything made from them, each on first use."""
+
+    def __init__(self, config: ConfigDict, workdir: Path):
+        self.config = config
+        self.workdir = workdir
+        self.stages = Stages(workdir)
+        self._datasets: dict[str, Dataset | None] = {}
+
+    def claim(self) -> None:
+        """Checks the config and ties the run directory to it (see workdir.claim)."""
+        self.check()
+        claim(self.workdir, json.loads(json.dumps(self.config.to_dict())))
+
+    def check(self) -> None:
+        """InputError for settings that cannot work together; cheap, so that a long run cannot end in it."""
+        image = jax.ShapeDtypeStruct((1, *self.config.data.size, 3), jnp.float32)
+        step = jax.ShapeDtypeStruct((1,), jnp.int32)
+        try:
+            jax.eval_shape(*self.denoiser_network, image, step)
+            jax.eval_shape(*self.segmenter_network(0), image)
+        except ValueError as error:
+            raise InputError(f"config.data.size does not suit the networks: {error}") from error
+        check_depths(self.config.adapt.depths)
+        for depth in (*self.config.adapt.depths, self.config.translate.depth):
+            self.schedule(depth)
+        _ = self.method, self.strength
+        choose({"adapted": 0, "source": 0}, self.config.translate.guide, "translate.guide")
+
+    # data ------------------------------------------------------------------------------------------------------------
+
+    def dataset(self, role: str) -> Dataset | None:
+        """The data set of a role (source, target, judge, test); None where its name is "none"."""
+        if role not in self._datasets:
+            self._datasets[role] = self._open(role)
+        return self._datasets[role]
+
+    def _open(self, role: str) -> Dataset | None:
+        spec = self.config.data[role]
+        if spec.name == "none" and role in ("judge", "test"):
+            return None
+        constructor = choose(DATASETS, spec.name, f"data.{role}.name")
+        options = spec[spec.name].to_dict()
+        if spec.name != "streets":
+            options["classes"] = self._class_table()
+        dataset: Dataset = constructor(size=tuple(self.config.data.size), **options)
+        if role in LABELLED_ROLES and not dataset.labelled:
+            raise InputError(f"config.data.{role} needs labels: set config.data.{role}.{spec.name}.labels")
+        if role != "source" and [c.name for c in dataset.classes] != [c.name for c in self.source.classes]:
+            raise InputError(f"config.data.{role} and config.data.source have different classes: "
+                             "give both the same class table in config.data.classes")
+        return dataset
+
+    def _class_table(self) -> tuple[ClassInfo, ...]:
+        table = self.config.data.classes
+        try:
+            return tuple(ClassInfo(str(n), tuple(map(int, ids)), (int(r), int(g), int(b))) for n, ids, (r, g, b) in table)
+        except (TypeError, ValueError) as error:
+            raise InputError("config.data.classes must be rows of (name, (label values,), (red, green, blue)), such as "
+                             "('road', (7,), (128, 64, 128))") from error
+
+    @cached_property
+    def source(self) -> Dataset:
+        dataset = self.dataset("source")
+        assert dataset is not None
+        return dataset
+
+    @property
+    def names(self) -> list[str]:
+        """Class names by train id."""
+        return [info.name for info in self.source.classes]
+
+    def class_weights(self, dataset: Dataset) -> np.ndarray:
+        """Loss weight of each class for training on this data set. [C] float32."""
+        return class_weights(label_histogram(dataset), self.config.segmenter.class_balance)
+
+    # networks --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        return devices.data_mesh()
+
+    @cached_property
+    def denoiser_network(self) -> tuple[Callable[..., Any], Params]:
+        section = self.config.denoiser
+        return self._network("denoiser", choose(DENOISERS, section.network, "denoiser.network"), self.config.seed)
+
+    def segmenter_network(self, seed: int) -> tuple[Callable[..., Any], Params]:
+        section = self.config.segmenter
+        network = choose(SEGMENTERS, section.network, "segmenter.network")
+        return self._network("segmenter", network, seed, classes=len(self.names))
+
+    def _network(self, kind: str, network: Any, seed: int, **options: Any) -> tuple[Callable[..., Any], Params]:
+        name = self.config[kind].network
+        try:
+            return build(network, seed, **self.config[kind][name].to_dict(), **options)
+        except ValueError as error:
+            raise InputError(f"config.{kind}.{name} does not describe a network: {error}") from error
+
+    def denoiser(self) -> Denoiser:
+        """The trained denoiser (EMA weights)."""
+        apply, params = self.denoiser_network
+        return Partial(apply, load_weights(self.workdir / "denoiser" / "checkpoints", params))
+
+    def segmenter_params(self, place: str) -> Params:
+        """Weights of a trained segmenter, by its directory below the run's."""
+        return load_weights(self.workdir / place / "checkpoints", self.segmenter_network(0)[1])
+
+    def segmenter(self, params: Params) -> Segmenter:
+        return Partial(self.segmenter_network(0)[0], params)
+
+    # training --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def strength(self) -> Strength | None:
+        """Augmentation of every segmenter; None for none."""
+        return Strength(**self.config.segmenter.augmentation.to_dict()) if self.config.segmenter.augment else None
+
+    def segmenter_objective(self) -> Objective:
+        return segmenter_objective(self.segmenter_network(0)[0], self.strength)
+
+    def denoiser_objective(self) -> Objective:
+        return denoiser_objective(self.denoiser_network[0], self.config.denoiser.flip)
+
+    def recipe(self, section: str) -> Recipe:
+        """Recipe of config.<section>.training."""
+        recipe = Recipe(**self.config[section].training.to_dict())
+        if min(recipe.steps, recipe.batch_size, recipe.save_every) < 1:
+            raise InputError(f"config.{section}.training: steps, batch_size and save_every must be at least 1")
+        return recipe
+
+    # translation -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def betas(self) -> np.ndarray:
+        section = self.config.denoiser
+        betas: np.ndarray = choose(schedule.BETAS, section.schedule, "denoiser.schedule")(section.total)
+        return betas
+
+    def schedule(self, depth: int) -> schedule.NoiseSchedule:
+        """Reverse steps of a translation of that depth, as config.translate says."""
+        steps = self.config.translate.steps
+        return schedule.respace(self.betas, depth, steps or self.config.denoiser.total)
+
+    @cached_property
+    def method(self) -> Method:
+        """The configured guidance and sampler."""
+        c = self.config.translate
+        guide = choose(guidance.LOOKS, c.look, "translate.look")(
+            choose(guidance.VARIANTS, c.guidance, "translate.guidance"))
+        if c.normalize:
+            guide = guidance.normalized(guide)
+        if c.clip_ratio:
+            guide = guidance.clipped(guide, c.clip_ratio)
+        if tuple(c.interval) != (0, self.config.denoiser.total):
+            guide = guidance.interval(guide, *c.interval)
+        samplers = {"ddpm": sampling.ancestral, "ddim": sampling.ddim(c.eta)}
+        return Method(guide, choose(samplers, c.sampler, "translate.sampler"), c.microbatch)
+
+    @cached_property
+    def unguided(self) -> Method:
+        """The same sampler without guidance."""
+        return self.method._replace(guidance=guidance.unguided)
+
+    @cached_property
+    def knobs(self) -> Knobs:
+        c = self.config.translate
+        return Knobs(jnp.float32(c.scale), jnp.float32(c.fill), jnp.float32(c.limit), jnp.int32(self.config.seed))

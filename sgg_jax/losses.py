@@ -1,0 +1,27 @@
+"""Training objectives: means, for optimisers (guidance uses sums, see guidance.py)."""
+
+import jax
+import jax.numpy as jnp
+
+from sgg_jax.schedule import NoiseSchedule, diffuse
+from sgg_jax.types import VOID, Array, Denoiser, Image, Labels, Logits
+
+
+def denoising_loss(denoiser: Denoiser, schedule: NoiseSchedule, image: Image, key: Array) -> Array:
+    """E |eps - eps_theta(x_k, k)|^2 per value, k uniform over the schedule: DDPM Eq. 14, L_simple. float32 []."""
+    step_key, noise_key = jax.random.split(key)
+    step = jax.random.randint(step_key, image.shape[:1], 0, schedule.count)
+    noise = jax.random.normal(noise_key, image.shape)
+    return jnp.mean(jnp.square(denoiser(diffuse(schedule, image, step, noise), step) - noise))
+
+
+def segmentation_loss(logits: Logits, labels: Labels, class_weights: Array) -> Array:
+    """Class-weighted cross-entropy, averaged over the weight of all known pixels; 0 if there is none. float32 [].
+
+    class_weights: [C], of any scale. VOID pixels never count.
+    """
+    known = labels != VOID
+    target = jnp.where(known, labels, 0)
+    log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), target[..., None], axis=-1)[..., 0]
+    weight = jnp.where(known, class_weights[target], 0.0)
+    return -jnp.sum(weight * log_p) / jnp.maximum(jnp.sum(weight), 1e-8)

@@ -1,0 +1,18 @@
+"""Networks by name. A denoiser is `(x, step) -> eps`, a segmenter `image -> logits`; flax stays in this folder."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+
+from sgg_jax.models.functional import functional as functional
+from sgg_jax.models.segmenter import EncoderDecoder as EncoderDecoder
+from sgg_jax.models.unet import UNet as UNet
+
+DENOISERS = {"unet": UNet}
+SEGMENTERS = {"encoder_decoder": EncoderDecoder}
+
+
+def build(network: type[nnx.Module], seed: int, **options: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """(apply, params) of a freshly initialised network; ValueError where its options do not fit together."""
+    return functional(network(**options, rngs=nnx.Rngs(seed)))

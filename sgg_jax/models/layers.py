@@ -1,0 +1,161 @@
+"""Layers of all networks: NHWC, float32 parameters, compute in `dtype`; chosen to be fast on XLA:CPU too.
+
+Convolutions have stride 1; resolution changes by space-to-depth and nearest-neighbour repetition. GroupNorm keeps no
+running state, so training and evaluation are the same function.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+Array = jax.Array
+
+
+def _conv(x: Array, kernel: Array) -> Array:
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@jax.custom_vjp
+def conv2d(x: Array, kernel: Array) -> Array:
+    """Stride-1 SAME convolution, odd kernel sizes. [B,H,W,I], [h,w,I,O] -> [B,H,W,O].
+
+    Its input gradient is written as the forward convolution that it is: JAX's own transpose is 6-10 times slower on
+    XLA:CPU inside a loop, where every guided step runs. Reverse-mode only.
+    """
+    return _conv(x, kernel)
+
+
+def _conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _conv(x, kernel), (x, kernel)
+
+
+def _conv_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    dx = _conv(g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+    dkernel = jax.linear_transpose(lambda k: _conv(x, k), kernel)(g)[0]
+    return dx, dkernel
+
+
+conv2d.defvjp(_conv_forward, _conv_backward)
+
+
+def space_to_depth(x: Array, block: int) -> Array:
+    """[B,H,W,C] -> [B,H/b,W/b,b*b*C]."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // block, block, w // block, block, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // block, w // block, block * block * c)
+
+
+def depth_to_space(x: Array, block: int) -> Array:
+    """[B,H,W,b*b*C] -> [B,H*b,W*b,C], inverse of space_to_depth."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, block, block, c // block**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * block, w * block, c // block**2)
+
+
+def repeat_pixels(x: Array) -> Array:
+    """Nearest-neighbour upsampling by 2. [B,H,W,C] -> [B,2H,2W,C]."""
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+class Conv(nnx.Module):
+    """Stride-1 SAME convolution with bias, He-normal kernel times `gain` (0 starts the layer at zero)."""
+
+    def __init__(self, inputs: int, outputs: int, size: int, *, dtype: str, rngs: nnx.Rngs, gain: float = 1.0):
+        shape = (size, size, inputs, outputs)
+        kernel = jax.random.normal(rngs.params(), shape) * (gain / (size * size * inputs) ** 0.5)
+        self.kernel = nnx.Param(kernel)
+        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.dtype = dtype
+
+    def __call__(self, x: Array) -> Array:
+        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        x = x.astype(self.dtype)
+        if kernel.shape[:2] == (1, 1):
+            return x @ kernel[0, 0] + bias
+        return conv2d(x, kernel) + bias
+
+
+class GroupNorm(nnx.Module):
+    """GroupNorm (Wu & He 2018) from per-channel moments in float32; optionally modulated by a scale and a shift [B,C].
+
+    Moments are reduced per channel first and grouped afterwards, so the large tensor is never reshaped.
+    """
+
+    def __init__(self, channels: int, *, groups: int = 8):
+        self.groups = min(groups, channels)
+        if channels % self.groups:
+            raise ValueError(f"{channels} channels do not divide into {self.groups} groups")
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+
+    def __call__(self, x: Array, scale: Array | None = None, shift: Array | None = None) -> Array:
+        channels = x.shape[-1]
+        wide = x.astype(jnp.float32)
+        grouped = (-1, self.groups, channels // self.groups)
+        mean = wide.mean((1, 2)).reshape(grouped).mean(-1)  # [B,groups]
+        square = jnp.square(wide).mean((1, 2)).reshape(grouped).mean(-1)
+        inverse = lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0.0) + 1e-5)
+        spread = channels // self.groups
+        gain = jnp.repeat(inverse, spread, axis=1) * self.scale[...]
+        offset = self.bias[...] - jnp.repeat(mean, spread, axis=1) * gain
+        if scale is not None and shift is not None:
+            gain, offset = gain * (1 + scale), offset * (1 + scale) + shift
+        return (wide * gain[:, None, None] + offset[:, None, None]).astype(x.dtype)
+
+
+class ResBlock(nnx.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))), the second norm modulated by a time embedding where there is one.
+
+    Pre-activation block of guided-diffusion's UNet (Dhariwal & Nichol 2021); `embedding` 0 means no conditioning.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, embedding: int = 0, dtype: str, rngs: nnx.Rngs):
+        self.norm1 = GroupNorm(inputs)
+        self.conv1 = Conv(inputs, outputs, 3, dtype=dtype, rngs=rngs)
+        self.norm2 = GroupNorm(outputs)
+        self.conv2 = Conv(outputs, outputs, 3, dtype=dtype, rngs=rngs, gain=0.1)
+        self.skip = None if inputs == outputs else Conv(inputs, outputs, 1, dtype=dtype, rngs=rngs)
+        self.modulation = nnx.Linear(embedding, 2 * outputs, rngs=rngs) if embedding else None
+
+    def __call__(self, x: Array, embedding: Array | None = None) -> Array:
+        h = self.conv1(jax.nn.silu(self.norm1(x)))
+        if self.modulation is None:
+            h = self.norm2(h)
+        else:
+            scale, shift = jnp.split(self.modulation(embedding), 2, axis=-1)
+            h = self.norm2(h, scale, shift)
+        h = self.conv2(jax.nn.silu(h))
+        return h + (x if self.skip is None else self.skip(x))
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention over all positions, residual, softmax in float32. [B,H,W,C] -> [B,H,W,C]."""
+
+    def __init__(self, channels: int, *, head: int = 32, dtype: str, rngs: nnx.Rngs):
+        if channels % head:
+            raise ValueError(f"{channels} channels do not divide into attention heads of {head}")
+        self.head = head
+        self.norm = GroupNorm(channels)
+        self.qkv = Conv(channels, 3 * channels, 1, dtype=dtype, rngs=rngs)
+        self.out = Conv(channels, channels, 1, dtype=dtype, rngs=rngs, gain=0.1)
+
+    def __call__(self, x: Array) -> Array:
+        b, h, w, c = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, h * w, 3, c // self.head, self.head)
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        weights = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32) * self.head**-0.5
+        mixed = jnp.einsum("bnqk,bknd->bqnd", jax.nn.softmax(weights).astype(v.dtype), v)
+        return x + self.out(mixed.reshape(b, h, w, c))
+
+
+class Downsample(nnx.Module):
+    """Space-to-depth by 2 and a 1x1 convolution: every input pixel is used, no strided convolution."""
+
+    def __init__(self, inputs: int, outputs: int, *, dtype: str, rngs: nnx.Rngs):
+        self.conv = Conv(4 * inputs, outputs, 1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.conv(space_to_depth(x, 2))

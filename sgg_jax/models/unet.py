@@ -1,0 +1,89 @@
+"""UNet denoiser for small images: residual blocks with scale-shift time conditioning (ADM, Dhariwal & Nichol 2021)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from sgg_jax.models.layers import (
+    Array, Attention, Conv, Downsample, GroupNorm, ResBlock, depth_to_space, repeat_pixels, space_to_depth)
+
+
+def step_features(step: Array, channels: int) -> Array:
+    """Sinusoidal features of the step index (Vaswani et al. 2017; DDPM's period of 10,000). [B] -> [B,channels]."""
+    rates = jnp.asarray(np.exp(-np.log(10_000) * np.arange(channels // 2) / (channels // 2)), jnp.float32)
+    angles = step.astype(jnp.float32)[:, None] * rates
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class UNet(nnx.Module):
+    """eps_theta: (x [B,H,W,3] float32, step [B] int32) -> predicted noise [B,H,W,3] float32.
+
+    widths: channels of each resolution, from the stem (H/patch) down, halving; blocks: residual blocks at each;
+    attention: indices into `widths` where self-attention follows each block (the bottleneck always has one);
+    patch: block of the space-to-depth stem, 1 for none. H and W must be multiples of `stride`.
+    """
+
+    def __init__(self, widths: tuple[int, ...], blocks: int, attention: tuple[int, ...], patch: int, *,
+                 dtype: str = "float32", rngs: nnx.Rngs):
+        self.stride = patch * 2 ** (len(widths) - 1)
+        self.patch = patch
+        self.features = widths[0]
+        embedding = 4 * widths[0]
+        self.embed1 = nnx.Linear(widths[0], embedding, rngs=rngs)
+        self.embed2 = nnx.Linear(embedding, embedding, rngs=rngs)
+        self.stem = Conv(3 * patch**2, widths[0], 3, dtype=dtype, rngs=rngs)
+
+        def block(inputs: int, outputs: int) -> ResBlock:
+            return ResBlock(inputs, outputs, embedding=embedding, dtype=dtype, rngs=rngs)
+
+        def attend(level: int) -> Attention | None:
+            return Attention(widths[level], dtype=dtype, rngs=rngs) if level in attention else None
+
+        skips, channels = [widths[0]], widths[0]
+        down: list[nnx.List] = []
+        for level, width in enumerate(widths):
+            row = []
+            for _ in range(blocks):
+                row.append(nnx.List([block(channels, width), attend(level)]))
+                skips.append(channels := width)
+            down.append(nnx.List(row))
+        self.down = nnx.List(down)
+        self.shrink = nnx.List([Downsample(w, w, dtype=dtype, rngs=rngs) for w in widths[:-1]])
+        self.middle = nnx.List([block(channels, channels), Attention(channels, dtype=dtype, rngs=rngs),
+                                block(channels, channels)])
+        up: list[nnx.List] = []
+        for level, width in reversed(list(enumerate(widths))):
+            row = []
+            for _ in range(blocks):
+                row.append(nnx.List([block(channels + skips.pop(), width), attend(level)]))
+                channels = width
+            up.append(nnx.List(row))
+        self.up = nnx.List(up)
+        self.grow = nnx.List([Conv(w, w, 3, dtype=dtype, rngs=rngs) for w in reversed(widths[1:])])
+        self.norm = GroupNorm(channels + widths[0])
+        self.out = Conv(channels + widths[0], 3 * patch**2, 3, dtype=dtype, rngs=rngs, gain=0.0)
+
+    def __call__(self, x: Array, step: Array) -> Array:
+        if x.shape[1] % self.stride or x.shape[2] % self.stride:
+            raise ValueError(f"image size {x.shape[1]}x{x.shape[2]} is no multiple of the UNet's stride {self.stride}")
+        embedding = self.embed2(jax.nn.silu(self.embed1(step_features(step, self.features))))
+        embedding = jax.nn.silu(embedding)
+        h = self.stem(space_to_depth(x, self.patch))
+        skips = [h]
+        for level, row in enumerate(self.down):
+            for block, attend in row:
+                h = block(h, embedding)
+                h = h if attend is None else attend(h)
+                skips.append(h)
+            if level < len(self.shrink):
+                h = self.shrink[level](h)
+        h = self.middle[2](self.middle[1](self.middle[0](h, embedding)), embedding)
+        for level, row in enumerate(self.up):
+            for block, attend in row:
+                h = block(jnp.concatenate([h, skips.pop()], axis=-1), embedding)
+                h = h if attend is None else attend(h)
+            if level < len(self.grow):
+                h = self.grow[level](repeat_pixels(h))
+        h = jax.nn.silu(self.norm(jnp.concatenate([h, skips.pop()], axis=-1)))
+        return depth_to_space(self.out(h), self.patch).astype(jnp.float32)

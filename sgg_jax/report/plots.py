@@ -1,0 +1,141 @@
+"""Plots as SVG text, made to be put inside a page.
+
+Text and axes are drawn in `currentColor`, so they follow the page's text colour, light or dark; the series have
+colours that stand out from both. Equal data give equal text. matplotlib is used without pyplot: no global figure.
+"""
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
+
+# Contrast of 3:1 and more against both white and near-black.
+COLORS = ("#3f83d6", "#d8730f", "#2b9a5e", "#d6497f", "#8a6ed6", "#14939e", "#a5764a", "#7f8288")
+DASHES = ("-", "--", "-.", ":")  # a full turn of the colours moves on to the next
+WIDTH = 5.8  # inches; at this width 11 pt text is still readable on a phone
+
+_Place = Literal["outside upper left", "outside lower left"]
+_INK = "#010203"  # drawn by matplotlib, replaced by currentColor
+_STYLE: dict[Any, object] = {
+    "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
+    "svg.hashsalt": "sgg_jax",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 11,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 12,
+    "axes.titlelocation": "left",
+    "figure.facecolor": "none",
+    "grid.color": _INK,
+    "grid.alpha": 0.15,
+    "legend.frameon": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
+
+
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],  # name -> (x, y)
+    xlabel: str,
+    ylabel: str,
+    logy: bool = False,
+    title: str = "",
+) -> str:
+    """One line per series. Points that are not finite, or not above 0 on a logarithmic axis, leave a gap."""
+    with rc_context(_STYLE):
+        figure = _figure(3.2, list(series))
+        axes = figure.add_subplot()
+        lines = []
+        for index, (x, y) in enumerate(series.values()):
+            values = np.array(y, float)
+            values[~np.isfinite(values) | (logy & (values <= 0))] = np.nan
+            style = DASHES[index // len(COLORS) % len(DASHES)]
+            marker = "o" if len(values) <= 20 else ""
+            lines += axes.plot(x, values, style, color=_color(index), marker=marker, markersize=4, linewidth=1.8)
+        if logy:
+            axes.set_yscale("log")
+        axes.set(xlabel=_plain(xlabel), ylabel=_plain(ylabel), title=_plain(title))
+        _legend(figure, lines, list(series), "outside lower left")
+        return _svg(figure)
+
+
+def class_bars(names: Sequence[str], values: Mapping[str, Sequence[float]], label: str) -> str:
+    """A group of horizontal bars per class, a bar per series; `label` says what a bar's length is.
+
+    A value that is not finite, such as the IoU of a class that does not occur, has no bar but a dash.
+    """
+    for series, numbers in values.items():
+        if len(numbers) != len(names):
+            raise ValueError(f"{series} has {len(numbers)} values for {len(names)} classes")
+    with rc_context(_STYLE):
+        thickness = 0.8 / max(len(values), 1)
+        group = 0.1 + 0.13 * max(len(values), 1.5)  # inches
+        figure = _figure(0.8 + group * len(names), list(values))
+        axes = figure.add_subplot()
+        bars = []
+        for index, numbers in enumerate(values.values()):
+            at = np.arange(len(names)) + (index + 0.5) * thickness - 0.4
+            bars.append(_bars(axes, at, np.array(numbers, float), thickness, _color(index)))
+        axes.set_yticks(range(len(names)), [_plain(name) for name in names])
+        axes.set_ylim(len(names) - 0.4, -0.6)  # the first class at the top
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel(_plain(label))
+        _legend(figure, bars, list(values), "outside upper left")
+        return _svg(figure)
+
+
+def _bars(axes: Axes, at: np.ndarray, lengths: np.ndarray, thickness: float, color: str) -> BarContainer:
+    known = np.isfinite(lengths)
+    for place in at[~known]:
+        axes.text(0, place, " \u2013", color=color, va="center", fontweight="bold")
+    return axes.barh(at[known], lengths[known], 0.9 * thickness, color=color)
+
+
+def _color(index: int) -> str:
+    return COLORS[index % len(COLORS)]
+
+
+def _figure(height: float, names: Sequence[str]) -> Figure:
+    """A figure with `height` inches for the axes and room for a legend of `names`."""
+    lines = math.ceil(len(names) / _legend_columns(names))
+    return Figure(figsize=(WIDTH, height + 0.21 * lines), layout="constrained")
+
+
+def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], place: _Place) -> None:
+    """The series' names outside the axes, where they hide nothing; none for a single series without a name."""
+    if any(names):
+        figure.legend(handles, [_plain(name) for name in names], loc=place, ncols=_legend_columns(names))
+
+
+def _legend_columns(names: Sequence[str]) -> int:
+    """As many as fit: the width holds about 60 letters, and a line's sample takes the room of six."""
+    return max(1, min(len(names), 60 // (max(map(len, names), default=0) + 6)))
+
+
+def _plain(text: str) -> str:
+    """Text in which matplotlib sees no formula."""
+    return text.replace("$", r"\$")
+
+
+def _svg(figure: Figure) -> str:
+    """The figure from <svg> to </svg>, without the XML prologue and the metadata."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
+    return text.replace(_INK, "currentColor").strip()

@@ -1,0 +1,187 @@
+"""One training loop for every network: AdamW with warm-up and cosine decay, EMA weights, exact resume."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from sgg_jax.augmentation import Strength, augment
+from sgg_jax.checkpoints import Checkpoints
+from sgg_jax.data.loader import Batches, prefetch
+from sgg_jax.devices import check_batch, replicate, shard
+from sgg_jax.errors import InputError
+from sgg_jax.losses import denoising_loss, segmentation_loss
+from sgg_jax.progress import Progress
+from sgg_jax.records import LineLog
+from sgg_jax.types import Array, Batch, Params, to_float
+
+Objective = Callable[[Params, Any, Batch, Array], Array]
+"""(params, constants, batch, key) -> loss []. Constants are operands: other values do not recompile."""
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["params", "ema", "optimizer", "step"], meta_fields=[])
+@dataclass(frozen=True)
+class TrainState:
+    params: Params
+    ema: Params  # exponential moving average of params: the weights that are used
+    optimizer: Any
+    step: Array  # int32 [], steps done
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; the fields of a `training` section of the config."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float  # peak
+    warmup: int  # steps of linear warm-up
+    weight_decay: float
+    clip: float  # largest global norm of the gradient
+    ema: float  # decay of the weight average, reached after a ramp (1 + t) / (10 + t)
+    save_every: int  # steps between checkpoints
+
+
+@cache
+def denoiser_objective(apply: Callable[..., Array], flip: bool) -> Objective:
+    """L_simple on target images; constants are the NoiseSchedule. flip: mirror images with probability 1/2."""
+
+    def objective(params: Params, schedule: Any, batch: Batch, key: Array) -> Array:
+        flip_key, key = jax.random.split(key)
+        image = to_float(batch["image"])
+        mirrored = flip & jax.random.bernoulli(flip_key, shape=image.shape[:1])
+        image = jnp.where(mirrored[:, None, None, None], image[:, :, ::-1], image)
+        return denoising_loss(partial(apply, params), schedule, image, key)
+
+    return objective
+
+
+@cache
+def segmenter_objective(apply: Callable[..., Array], strength: Strength | None) -> Objective:
+    """Class-weighted cross-entropy on augmented images; constants are the class weights [C]. None: no augmentation."""
+
+    def objective(params: Params, class_weights: Array, batch: Batch, key: Array) -> Array:
+        image, labels = to_float(batch["image"]), batch["labels"].astype(jnp.int32)
+        if strength is not None:
+            image, labels = augment(key, image, labels, strength)
+        return segmentation_loss(apply(params, image), labels, class_weights)
+
+    return objective
+
+
+def class_weights(histogram: np.ndarray, power: float) -> np.ndarray:
+    """frequency^-power, scaled to mean 1 over the pixels; classes without pixels get 0. [C] -> [C] float32."""
+    frequency = histogram / max(histogram.sum(), 1)
+    weights = np.where(frequency > 0, np.maximum(frequency, 1e-4) ** -power, 0.0)
+    return (weights / max((weights * frequency).sum(), 1e-8)).astype(np.float32)
+
+
+def optimizer(weight_decay: float, clip: float) -> optax.GradientTransformation:
+    """AdamW (Loshchilov & Hutter 2019) for a learning rate of 1, after clipping by global norm."""
+    return optax.chain(optax.clip_by_global_norm(clip), optax.scale_by_adam(b2=0.99),
+                       optax.add_decayed_weights(weight_decay), optax.scale(-1.0))
+
+
+def init_state(params: Params, recipe: Recipe) -> TrainState:
+    """A fresh state. Arrays are copied: training donates its state, and EMA must not alias the parameters."""
+    return TrainState(
+        params=jax.tree.map(jnp.array, params),
+        ema=jax.tree.map(jnp.array, params),
+        optimizer=optimizer(recipe.weight_decay, recipe.clip).init(params),
+        step=jnp.int32(0),
+    )
+
+
+@cache
+def make_step(objective: Objective, weight_decay: float, clip: float, ema: float) -> Callable[..., Any]:
+    """The jitted step (state, constants, batch, seed, learning_rate) -> (state, {"loss", "grad_norm"}).
+
+    Cached, and everything that differs between runs of one network is an operand: one compile serves them all.
+    The state is donated. Randomness is fold_in(key(seed), step).
+    """
+    transform = optimizer(weight_decay, clip)
+
+    def step(state: TrainState, constants: Any, batch: Batch, seed: Array, learning_rate: Array) -> Any:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        loss, gradient = jax.value_and_grad(objective)(state.params, constants, batch, key)
+        updates, optimizer_state = transform.update(gradient, state.optimizer, state.params)
+        params = jax.tree.map(lambda p, u: p + learning_rate * u, state.params, updates)
+        decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
+        average = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
+        metrics = {"loss": loss, "grad_norm": optax.global_norm(gradient)}
+        return TrainState(params, average, optimizer_state, state.step + 1), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def learning_rates(recipe: Recipe) -> np.ndarray:
+    """Learning rate of every step: linear warm-up, then cosine decay to 0. [steps] float32."""
+    warmup = min(recipe.warmup, max(recipe.steps - 1, 0))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, recipe.learning_rate, warmup, max(recipe.steps, 1))
+    return np.asarray(jax.vmap(schedule)(jnp.arange(1, recipe.steps + 1)), np.float32)
+
+
+def fit(
+    directory: Path,
+    objective: Objective,
+    params: Params,
+    constants: Any,
+    batches: Batches,
+    recipe: Recipe,
+    *,
+    seed: int,
+    mesh: Mesh,
+    label: str,
+) -> Params:
+    """Trains to `recipe.steps` from the newest checkpoint under directory/checkpoints, else from `params`.
+
+    Writes checkpoints and metrics.jsonl (step, loss, grad_norm, learning_rate, seconds) into `directory`; returns the
+    EMA weights. A run that is killed and started again ends with the same weights as one that is not. Raises
+    InputError where the loss is not finite, naming the step; the last checkpoint before it stays.
+    """
+    check_batch(recipe.batch_size, mesh, f"batch_size of {label}")
+    train_step = make_step(objective, recipe.weight_decay, recipe.clip, recipe.ema)
+    rates = learning_rates(recipe)
+    with Checkpoints(directory / "checkpoints") as checkpoints:
+        state = init_state(params, recipe)
+        if checkpoints.latest() is not None:
+            state = checkpoints.restore("state", state)
+        start = int(state.step)
+        state, constants = replicate((state, constants), mesh)
+        log = LineLog(directory / "metrics.jsonl", start)
+        began, pending = time.monotonic(), None
+        with Progress(recipe.steps, label, unit="step", start=start) as progress:
+            for step, batch in prefetch(batches, range(start, recipe.steps)):
+                batch = {name: batch[name] for name in ("image", "labels") if name in batch}
+                state, metrics = train_step(state, constants, shard(batch, mesh), seed, rates[step])
+                done = step + 1
+                last = done == recipe.steps
+                if pending is not None:  # the step before this one: reading it never starves the device
+                    _record(log, *pending, began, label, progress)
+                pending = (done, metrics, float(rates[step]))
+                if last or done % recipe.save_every == 0:
+                    _record(log, *pending, began, label, progress)
+                    pending = None
+                    checkpoints.save(done, state, state.ema)
+        log.close()
+    return state.ema
+
+
+def _record(log: LineLog, step: int, metrics: dict[str, Array], rate: float, began: float, label: str,
+            progress: Progress) -> None:
+    """Logs one step; stops the run where its loss is not finite."""
+    loss = float(metrics["loss"])
+    if not np.isfinite(loss):
+        raise InputError(f"the loss of {label} is {loss} at step {step}: lower its learning_rate (the checkpoints "
+                         "before this step are whole) and start a new --workdir")
+    log.append({"step": step, "loss": loss, "grad_norm": float(metrics["grad_norm"]), "learning_rate": rate,
+                "seconds": round(time.monotonic() - began, 3)})
+    progress.advance(note=f"loss {loss:.3f}")

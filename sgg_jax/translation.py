@@ -1,0 +1,128 @@
+"""Translating labelled source images into the target domain: the one jitted entry of the sampler.
+
+The device-parallel loop is `jax.shard_map` over the mesh axis `data`. There are no collectives inside: every device
+runs its own images, and its own number of LCG microbatches, to the end.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from sgg_jax.data.dataset import Dataset
+from sgg_jax.devices import check_batch, replicate, shard
+from sgg_jax.guidance import Guidance, present_pairs
+from sgg_jax.sampling import ReverseStep, chain, step_noise
+from sgg_jax.schedule import NoiseSchedule
+from sgg_jax.types import Array, Denoiser, Segmenter, image_keys, to_float
+
+
+class Knobs(NamedTuple):
+    """Numbers of a translation that are data to jit: sweeping them does not recompile."""
+
+    scale: Any = 1.0  # lambda: guidance scale
+    fill: Any = 0.0  # what hides other classes from LCG, in [-1,1]
+    limit: Any = 1.0  # bound on |x0-hat|; infinity for none
+    seed: Any = 0  # of all noise
+
+
+class Method(NamedTuple):
+    """The functions and shapes of a translation: static to jit."""
+
+    guidance: Guidance
+    reverse: ReverseStep
+    microbatch: int  # (image, class) pairs that LCG's segmenter sees at once
+
+
+@partial(jax.jit, static_argnames=("method", "mesh"))
+def translate(
+    denoiser: Denoiser,
+    segmenter: Segmenter,
+    schedule: NoiseSchedule,
+    image: Array,
+    labels: Array,
+    image_id: Array,
+    knobs: Knobs,
+    *,
+    method: Method,
+    mesh: Mesh,
+) -> tuple[Array, Array]:
+    """Noises source images to the schedule's depth and denoises them under guidance (Peng et al. 2023; SDEdit).
+
+    denoiser, segmenter: `Partial(apply, params)` of the target domain's denoiser and of the guide.
+    image [B,H,W,3] uint8, labels [B,H,W] uint8 train ids, image_id [B] int32; B divides over the mesh.
+    Returns the translations [B,H,W,3] uint8 and the guidance-to-noise ratio of every step [B,K] float32.
+    """
+
+    def local(denoiser: Denoiser, segmenter: Segmenter, schedule: NoiseSchedule, knobs: Knobs,
+              image: Array, labels: Array, image_id: Array) -> tuple[Array, Array]:
+        image, labels = to_float(image), labels.astype(jnp.int32)
+        keys = image_keys(jnp.asarray(knobs.seed), image_id)
+        classes = jax.eval_shape(segmenter, image).shape[-1]
+        pairs = present_pairs(labels, classes, method.microbatch)
+        deepest = schedule.row(schedule.count - 1)
+        x = jnp.sqrt(deepest.alpha_bar) * image  # DDPM Eq. 4, the SDEdit start
+        x = x + jnp.sqrt(1 - deepest.alpha_bar) * step_noise(keys, 0, image.shape[1:])
+        x, ratios = chain(denoiser, segmenter, method.guidance, method.reverse, schedule, x, labels, pairs, keys,
+                          jnp.float32(knobs.scale), jnp.float32(knobs.fill), jnp.float32(knobs.limit))
+        return jnp.round((jnp.clip(x, -1, 1) + 1) * 127.5).astype(jnp.uint8), ratios
+
+    over_devices = jax.shard_map(
+        local, mesh=mesh, in_specs=(P(), P(), P(), P(), P("data"), P("data"), P("data")), out_specs=P("data"),
+        check_vma=False)
+    return over_devices(denoiser, segmenter, schedule, knobs, image, labels, image_id)
+
+
+class Translated(NamedTuple):
+    """One finished image."""
+
+    index: int  # in the data set
+    image: np.ndarray  # [H,W,3] uint8
+    labels: np.ndarray  # [H,W] uint8
+    ratios: np.ndarray  # [K] float32
+
+
+def translate_all(
+    denoiser: Denoiser,
+    segmenter: Segmenter,
+    schedule: NoiseSchedule,
+    dataset: Dataset,
+    indices: list[int],
+    knobs: Knobs,
+    *,
+    batch_size: int,
+    method: Method,
+    mesh: Mesh,
+) -> Iterator[Translated]:
+    """Translates dataset[i] for i in indices, in order, batch by batch; the last batch is padded and the padding dropped.
+
+    While a batch is written by the caller the next one already runs. Raises InputError where the batch does not divide
+    over the devices or a file cannot be read.
+    """
+    check_batch(batch_size, mesh, "translate.batch_size")
+    denoiser, segmenter, schedule, knobs = replicate((denoiser, segmenter, schedule, knobs), mesh)
+    running: tuple[list[int], np.ndarray, Any] | None = None
+    for start in range(0, len(indices), batch_size):
+        kept = indices[start:start + batch_size]
+        padded = kept + [kept[-1]] * (batch_size - len(kept))
+        examples = [dataset[i] for i in padded]
+        image, labels = np.stack([e.image for e in examples]), np.stack([e.labels for e in examples])
+        ids = np.array([dataset.image_id(i) for i in padded], np.int32)
+        result = translate(denoiser, segmenter, schedule, *shard((image, labels, ids), mesh), knobs,
+                           method=method, mesh=mesh)
+        if running is not None:
+            yield from _finished(*running)
+        running = (kept, labels, result)
+    if running is not None:
+        yield from _finished(*running)
+
+
+def _finished(kept: list[int], labels: np.ndarray, result: tuple[Array, Array]) -> Iterator[Translated]:
+    image, ratios = np.asarray(result[0]), np.asarray(result[1])
+    for row, index in enumerate(kept):
+        yield Translated(index, image[row], labels[row], ratios[row])
