@@ -136,11 +136,11 @@ def at_noisy(guidance: Guidance) -> Guidance:
 
 @cache
 def at_denoised(guidance: Guidance) -> Guidance:
-    """The segmenter looks at x0-hat with the noise estimate held: d x0-hat / d x = 1 / sqrt(alpha-bar)."""
+    """The segmenter looks at x0-hat with the noise estimate held: d x0-hat / dx = 1 / sqrt(alpha-bar)."""
 
     def guide(point: Point) -> Array:
         seen = predict_image(point.row, point.x, point.eps)
-        return guidance(replace(point, seen=seen)) / jnp.sqrt(point.row.alpha_bar)
+        return guidance(replace(point, seen=seen)) / point.row.image_scale
 
     return guide
 

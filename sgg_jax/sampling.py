@@ -33,12 +33,12 @@ def ddim(eta: float) -> ReverseStep:
     """
 
     def step(row: Step, x: NoisyImage, eps: Array, gradient: Array, noise: Array, limit: Array) -> NoisyImage:
-        guided = eps - jnp.sqrt(1 - row.alpha_bar) * gradient
+        guided = eps - row.noise_scale * gradient
         image = jnp.clip(predict_image(row, x, guided), -limit, limit)
-        implied = (x - jnp.sqrt(row.alpha_bar) * image) / jnp.sqrt(1 - row.alpha_bar)
+        implied = (x - row.image_scale * image) / row.noise_scale
         variance = eta**2 * row.variance
-        direction = jnp.sqrt(jnp.maximum(1 - row.alpha_bar_prev - variance, 0.0))
-        return jnp.sqrt(row.alpha_bar_prev) * image + direction * implied + jnp.sqrt(variance) * noise
+        direction = jnp.sqrt(jnp.maximum(row.noise_scale_prev**2 - variance, 0.0))
+        return row.image_scale_prev * image + direction * implied + jnp.sqrt(variance) * noise
 
     return step
 

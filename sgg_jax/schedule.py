@@ -16,16 +16,22 @@ from sgg_jax.types import Array, Image, NoisyImage, StepIndex
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[
-    "index", "step", "beta", "alpha_bar", "alpha_bar_prev", "variance", "mean_image", "mean_x"], meta_fields=[])
+    "index", "step", "beta", "image_scale", "noise_scale", "image_scale_prev", "noise_scale_prev", "variance",
+    "mean_image", "mean_x"], meta_fields=[])
 @dataclass(frozen=True)
 class Step:
-    """Constants of one reverse step (each a scalar), or of all of them (each [K]); float32 unless said."""
+    """Constants of one reverse step (each a scalar), or of all of them (each [K]); float32 unless said.
+
+    Square roots are taken in float64: 1 - alpha-bar of a float32 alpha-bar near 1 would keep three digits.
+    """
 
     index: Array  # int32, row of the schedule, 0 is the last reverse step
     step: Array  # int32, index in the whole process: what the denoiser is told
     beta: Array  # variance of q(x_k | x_{k-1})
-    alpha_bar: Array  # share of the image's variance left in x_k
-    alpha_bar_prev: Array  # the same for x_{k-1}; 1 at index 0
+    image_scale: Array  # sqrt(alpha-bar_k): x_k = image_scale * image + noise_scale * noise
+    noise_scale: Array  # sqrt(1 - alpha-bar_k)
+    image_scale_prev: Array  # the same of x_{k-1}; 1 at index 0
+    noise_scale_prev: Array  # 0 at index 0
     variance: Array  # posterior variance beta-tilde, DDPM Eq. 7; 0 at index 0
     mean_image: Array  # coefficient of the image in the posterior mean, DDPM Eq. 7
     mean_x: Array  # coefficient of x in the posterior mean, DDPM Eq. 7
@@ -84,8 +90,10 @@ def respace(betas: np.ndarray, depth: int, steps: int) -> NoiseSchedule:
     beta = 1 - alpha_bars / before
     columns = dict(
         beta=beta,
-        alpha_bar=alpha_bars,
-        alpha_bar_prev=before,
+        image_scale=np.sqrt(alpha_bars),
+        noise_scale=np.sqrt(1 - alpha_bars),
+        image_scale_prev=np.sqrt(before),
+        noise_scale_prev=np.sqrt(1 - before),
         variance=beta * (1 - before) / (1 - alpha_bars),
         mean_image=np.sqrt(before) * beta / (1 - alpha_bars),
         mean_x=np.sqrt(1 - beta) * (1 - before) / (1 - alpha_bars),
@@ -109,13 +117,18 @@ def noise_schedule(betas: np.ndarray) -> NoiseSchedule:
 
 def diffuse(schedule: NoiseSchedule, image: Image, step: StepIndex, noise: Array) -> NoisyImage:
     """A draw from q(x_k | image), DDPM Eq. 4. [B,H,W,3], [B] rows of the schedule, [B,H,W,3] -> [B,H,W,3]."""
-    alpha_bar = schedule.table.alpha_bar[step][:, None, None, None]
-    return jnp.sqrt(alpha_bar) * image + jnp.sqrt(1 - alpha_bar) * noise
+    row = jax.tree.map(lambda column: column[step][:, None, None, None], schedule.table)
+    return add_noise(row, image, noise)
+
+
+def add_noise(row: Step, image: Image, noise: Array) -> NoisyImage:
+    """`diffuse` to the noise level of one row."""
+    return row.image_scale * image + row.noise_scale * noise
 
 
 def predict_image(row: Step, x: NoisyImage, eps: Array) -> Image:
     """x0-hat, the image that x and its predicted noise imply: DDPM Eq. 4 solved for x_0."""
-    return (x - jnp.sqrt(1 - row.alpha_bar) * eps) / jnp.sqrt(row.alpha_bar)
+    return (x - row.noise_scale * eps) / row.image_scale
 
 
 def posterior_mean(row: Step, image: Image, x: NoisyImage) -> Array:

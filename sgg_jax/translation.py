@@ -18,7 +18,7 @@ from sgg_jax.data.dataset import Dataset
 from sgg_jax.devices import check_batch, replicate, shard
 from sgg_jax.guidance import Guidance, present_pairs
 from sgg_jax.sampling import ReverseStep, chain, step_noise
-from sgg_jax.schedule import NoiseSchedule
+from sgg_jax.schedule import NoiseSchedule, add_noise
 from sgg_jax.types import Array, Denoiser, Segmenter, image_keys, to_float
 
 
@@ -66,8 +66,7 @@ def translate(
         classes = jax.eval_shape(segmenter, image).shape[-1]
         pairs = present_pairs(labels, classes, method.microbatch)
         deepest = schedule.row(schedule.count - 1)
-        x = jnp.sqrt(deepest.alpha_bar) * image  # DDPM Eq. 4, the SDEdit start
-        x = x + jnp.sqrt(1 - deepest.alpha_bar) * step_noise(keys, 0, image.shape[1:])
+        x = add_noise(deepest, image, step_noise(keys, 0, image.shape[1:]))  # the SDEdit start
         x, ratios = chain(denoiser, segmenter, method.guidance, method.reverse, schedule, x, labels, pairs, keys,
                           jnp.float32(knobs.scale), jnp.float32(knobs.fill), jnp.float32(knobs.limit))
         return jnp.round((jnp.clip(x, -1, 1) + 1) * 127.5).astype(jnp.uint8), ratios

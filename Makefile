@@ -1,0 +1,29 @@
+# `make demo` and `make test` need Python 3.11 or newer with venv, and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+DEMO_CONFIG ?= configs/streets.py
+DEMO_WORKDIR ?= runs/streets
+
+.PHONY: demo quick test lint clean
+
+demo: $(VENV)/installed
+	$(BIN)/python main.py run --config $(DEMO_CONFIG) --workdir $(DEMO_WORKDIR)
+
+quick: $(VENV)/installed
+	$(BIN)/python main.py run --config configs/quick.py --workdir runs/quick
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(VENV)/installed: pyproject.toml requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,211 @@
+"""Layers against literal numpy: loops, formulas and finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from sgg_jax.models.layers import (
+    Attention,
+    Conv,
+    Downsample,
+    GroupNorm,
+    ResBlock,
+    conv2d,
+    depth_to_space,
+    repeat_pixels,
+    space_to_depth,
+)
+
+KERNELS = [(1, 1), (3, 3), (5, 1)]
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
+
+
+def literal_conv(x, kernel):
+    """Stride 1, zero padding, one output value at a time, in float64."""
+    (b, height, width, _), (rows, columns, _, outputs) = x.shape, kernel.shape
+    out = np.zeros((b, height, width, outputs))
+    for i in range(height):
+        for j in range(width):
+            for di in range(rows):
+                for dj in range(columns):
+                    y, z = i + di - rows // 2, j + dj - columns // 2
+                    if 0 <= y < height and 0 <= z < width:
+                        out[:, i, j] += x[:, y, z].astype(np.float64) @ kernel[di, dj].astype(np.float64)
+    return out
+
+
+def literal_norm(x, groups, scale, bias):
+    x = np.asarray(x, np.float64)
+    out, size = np.empty_like(x), x.shape[-1] // groups
+    for b in range(x.shape[0]):
+        for group in range(groups):
+            part = x[b, :, :, group * size : (group + 1) * size]
+            out[b, :, :, group * size : (group + 1) * size] = (part - part.mean()) / np.sqrt(part.var() + 1e-5)
+    return out * scale + bias
+
+
+# convolution
+
+
+@pytest.mark.parametrize("size", KERNELS)
+def test_conv2d_is_the_literal_loop(size):
+    x, kernel = draw(2, 5, 4, 3), draw(*size, 3, 2)
+    np.testing.assert_allclose(conv2d(x, kernel), literal_conv(x, kernel), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", KERNELS)
+def test_conv2d_gradients_are_those_of_jax(size):
+    x, kernel, weight = draw(2, 5, 4, 3), draw(*size, 3, 2), draw(2, 5, 4, 2)
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def gradients(conv):
+        return jax.jit(jax.grad(lambda x, kernel: jnp.sum(jnp.sin(conv(x, kernel)) * weight), (0, 1)))(x, kernel)
+
+    for ours, theirs in zip(gradients(conv2d), gradients(plain), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", KERNELS)
+def test_conv2d_gradients_are_finite_differences(size):
+    """In float64, where central differences of a cubic-free loss are good to eight digits."""
+    with jax.enable_x64(True):
+        x, kernel, weight = (draw(*shape).astype(np.float64) for shape in ((1, 4, 3, 2), (*size, 2, 2), (1, 4, 3, 2)))
+        loss = jax.jit(lambda x, kernel: jnp.sum(jnp.square(conv2d(x, kernel)) * weight))
+        gradients = jax.grad(loss, (0, 1))(x, kernel)
+        for place, value in enumerate((x, kernel)):
+            for index in np.random.default_rng(1).permutation(value.size)[:8]:
+                step = np.zeros(value.size)
+                step[index] = 1e-4
+                step = step.reshape(value.shape)
+                high, low = ((x + s * step, kernel) if place == 0 else (x, kernel + s * step) for s in (1, -1))
+                slope = (float(loss(*high)) - float(loss(*low))) / 2e-4
+                assert float(gradients[place].ravel()[index]) == pytest.approx(slope, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_conv_layer_is_convolution_and_bias(size):
+    layer = Conv(3, 4, size, dtype="float32", rngs=nnx.Rngs(0))
+    layer.bias[...] = jnp.asarray(draw(4))
+    x = draw(2, 4, 5, 3)
+    wanted = literal_conv(x, np.asarray(layer.kernel[...])) + draw(4)
+    np.testing.assert_allclose(layer(x), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_conv_layer_starts_with_unit_variance_times_gain():
+    kernel = Conv(64, 64, 3, dtype="float32", rngs=nnx.Rngs(0), gain=0.5).kernel[...]
+    assert float(jnp.std(kernel)) == pytest.approx(0.5 / np.sqrt(9 * 64), rel=0.02)
+    assert not np.asarray(Conv(8, 8, 3, dtype="float32", rngs=nnx.Rngs(0), gain=0.0).kernel[...]).any()
+
+
+# normalisation
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(6, 3), (4, 8), (16, 8)])
+def test_group_norm_is_the_formula(channels, groups):
+    norm = GroupNorm(channels, groups=groups)
+    scale, bias = draw(channels), draw(channels, seed=1)
+    norm.scale[...], norm.bias[...] = jnp.asarray(scale), jnp.asarray(bias)
+    x = 3 * draw(2, 4, 5, channels) + 2 * draw(channels, seed=2)
+    np.testing.assert_allclose(norm(x), literal_norm(x, min(groups, channels), scale, bias), rtol=1e-4, atol=1e-4)
+
+
+def test_group_norm_is_modulated_per_image():
+    norm = GroupNorm(4, groups=2)
+    norm.scale[...], norm.bias[...] = jnp.asarray(draw(4)), jnp.asarray(draw(4, seed=1))
+    x, scale, shift = draw(3, 4, 4, 4), draw(3, 4), draw(3, 4, seed=1)
+    plain = literal_norm(x, 2, draw(4), draw(4, seed=1))
+    wanted = plain * (1 + scale[:, None, None]) + shift[:, None, None]
+    np.testing.assert_allclose(norm(x, scale, shift), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_group_norm_takes_its_moments_in_float32():
+    norm = GroupNorm(8, groups=2)
+    x = jnp.asarray(10 + draw(1, 16, 16, 8), jnp.bfloat16)
+    out = norm(x)
+    assert out.dtype == jnp.bfloat16
+    wanted = literal_norm(np.asarray(x, np.float64), 2, 1.0, 0.0)
+    np.testing.assert_allclose(np.asarray(out, np.float64), wanted, rtol=5e-3, atol=1e-3)  # the rounding of the output
+
+
+def test_groups_must_divide():
+    with pytest.raises(ValueError, match="12 channels do not divide into 8 groups"):
+        GroupNorm(12)
+
+
+# rearrangement
+
+
+def test_space_to_depth_index_by_index():
+    x, block = draw(2, 4, 6, 3), 2
+    out = np.asarray(space_to_depth(x, block))
+    for i, j, di, dj, c in np.ndindex(2, 3, block, block, 3):
+        np.testing.assert_array_equal(out[:, i, j, (di * block + dj) * 3 + c], x[:, i * block + di, j * block + dj, c])
+
+
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_depth_to_space_is_the_inverse(block):
+    x = draw(2, 6, 12, 2)
+    np.testing.assert_array_equal(depth_to_space(space_to_depth(x, block), block), x)
+    deep = draw(2, 2, 3, 2 * block**2)
+    np.testing.assert_array_equal(space_to_depth(depth_to_space(deep, block), block), deep)
+
+
+def test_repeat_pixels_is_numpy_repeat():
+    x = draw(2, 3, 4, 5)
+    np.testing.assert_array_equal(repeat_pixels(x), x.repeat(2, 1).repeat(2, 2))
+
+
+def test_downsample_is_a_stride_two_convolution():
+    layer = Downsample(3, 4, dtype="float32", rngs=nnx.Rngs(0))
+    x, kernel = draw(2, 4, 6, 3), np.asarray(layer.conv.kernel[...])[0, 0].reshape(2, 2, 3, 4)
+    wanted = sum(x[:, di::2, dj::2] @ kernel[di, dj] for di in range(2) for dj in range(2))
+    np.testing.assert_allclose(layer(x), wanted, rtol=1e-5, atol=1e-5)
+
+
+# blocks
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+@pytest.mark.parametrize("outputs", [4, 6])
+def test_res_block_is_its_formula(outputs):
+    block = ResBlock(4, outputs, embedding=5, dtype="float32", rngs=nnx.Rngs(0))
+    x, embedding = draw(2, 4, 4, 4), draw(2, 5)
+    weights, biases = np.asarray(block.modulation.kernel[...]), np.asarray(block.modulation.bias[...])
+    scale, shift = np.split(embedding @ weights + biases, 2, axis=-1)
+    h = literal_conv(silu(literal_norm(x, 4, 1.0, 0.0)), np.asarray(block.conv1.kernel[...]))
+    h = literal_norm(h, outputs, 1.0, 0.0) * (1 + scale[:, None, None]) + shift[:, None, None]
+    h = literal_conv(silu(h), np.asarray(block.conv2.kernel[...]))
+    skip = x if outputs == 4 else x @ np.asarray(block.skip.kernel[...])[0, 0]
+    np.testing.assert_allclose(block(x, embedding), skip + h, rtol=1e-4, atol=1e-4)
+
+
+def test_attention_is_the_literal_softmax():
+    channels, head = 8, 4
+    layer = Attention(channels, head=head, dtype="float32", rngs=nnx.Rngs(0))
+    layer.qkv.bias[...] = jnp.asarray(draw(3 * channels))
+    x = draw(2, 3, 2, channels)
+    flat = literal_norm(x, 8, 1.0, 0.0).reshape(2, 6, channels)
+    qkv = flat @ np.asarray(layer.qkv.kernel[...])[0, 0] + draw(3 * channels)
+    mixed = np.zeros((2, 6, channels))
+    for b, n, query in np.ndindex(2, channels // head, 6):
+        q, k, v = (qkv[b, :, part * channels + n * head : part * channels + (n + 1) * head] for part in range(3))
+        weights = np.array([np.exp(q[query] @ k[key] / np.sqrt(head)) for key in range(6)])
+        mixed[b, query, n * head : (n + 1) * head] = weights / weights.sum() @ v
+    wanted = x + (mixed @ np.asarray(layer.out.kernel[...])[0, 0]).reshape(x.shape)
+    np.testing.assert_allclose(layer(x), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_attention_heads_must_divide():
+    with pytest.raises(ValueError, match="48 channels do not divide into attention heads of 32"):
+        Attention(48, dtype="float32", rngs=nnx.Rngs(0))

@@ -1,0 +1,173 @@
+"""The two networks and the seam to flax: invariances, precision, gradients, one trace a layout."""
+
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sgg_jax.models import EncoderDecoder, UNet, build
+from sgg_jax.models.unet import step_features
+
+UNET = dict(widths=(16, 32), blocks=1, attention=(1,), patch=2)
+SEGMENTER = dict(classes=5, widths=(16, 32), blocks=1, patch=2)
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
+
+
+def names(tree):
+    """{"a/b": array} of a nested dict."""
+    return {"/".join(entry.key if isinstance(entry.key, str) else str(entry.key) for entry in path): np.asarray(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+@lru_cache
+def unet(dtype="float32"):
+    """(jitted apply, params); the last layer, which starts at zero, is given values."""
+    apply, params = build(UNet, 0, **UNET, dtype=dtype)
+    params["out"]["kernel"] = jnp.asarray(0.1 * draw(*params["out"]["kernel"].shape))
+    return jax.jit(apply), params
+
+
+@lru_cache
+def segmenter(dtype="float32"):
+    apply, params = build(EncoderDecoder, 0, **SEGMENTER, dtype=dtype)
+    return jax.jit(apply), params
+
+
+X, STEP = draw(3, 8, 12, 3), np.array([0, 40, 999], np.int32)  # not square
+
+
+def test_an_image_does_not_depend_on_its_batch():
+    apply, params = unet()
+    whole = apply(params, X, STEP)
+    g, weights = segmenter()
+    logits = g(weights, X)
+    for i in range(3):
+        np.testing.assert_allclose(apply(params, X[i : i + 1], STEP[i : i + 1])[0], whole[i], atol=1e-5)
+        np.testing.assert_allclose(g(weights, X[i : i + 1])[0], logits[i], atol=1e-5)
+    assert np.abs(whole[0] - whole[1]).max() > 1e-2  # the check has something to tell apart
+    assert np.abs(logits[0] - logits[1]).max() > 1e-2
+
+
+def test_the_step_matters():
+    apply, params = unet()
+    same = np.repeat(X[:1], 3, 0)
+    out = np.asarray(apply(params, same, STEP))
+    assert np.abs(out[0] - out[1]).max() > 1e-3
+    assert np.abs(out[1] - out[2]).max() > 1e-3
+
+
+def test_a_fresh_unet_predicts_zero():
+    apply, params = build(UNet, 0, **UNET)
+    assert not np.asarray(jax.jit(apply)(params, X, STEP)).any()
+
+
+@pytest.mark.parametrize("size", [(8, 6), (10, 8), (2, 2)])
+def test_sizes_off_the_stride_are_refused(size):
+    x = jnp.zeros((1, *size, 3))
+    text = f"image size {size[0]}x{size[1]} is no multiple of the"
+    with pytest.raises(ValueError, match=f"{text} UNet's stride 4"):
+        jax.eval_shape(unet()[0], unet()[1], x, jnp.zeros(1, "int32"))
+    with pytest.raises(ValueError, match=f"{text} segmenter's stride 4"):
+        jax.eval_shape(segmenter()[0], segmenter()[1], x)
+
+
+def test_one_patch_sees_no_other_height_as_width():
+    """Transposing the image is not transposing the output, yet both sizes work: height and width are not swapped."""
+    g, weights = segmenter()
+    wide, high = np.asarray(g(weights, X)), np.asarray(g(weights, X.swapaxes(1, 2)))
+    assert wide.shape == (3, 8, 12, 5) and high.shape == (3, 12, 8, 5)
+    mirrored = jax.tree_util.tree_map_with_path(transposed, weights)
+    np.testing.assert_allclose(g(mirrored, X.swapaxes(1, 2)), wide.swapaxes(1, 2), atol=1e-4)
+
+
+def transposed(path, weight):
+    """The kernel of a convolution that acts on transposed images as `weight` does on images."""
+    if weight.ndim < 4:
+        return weight if path[0].key != "out" else _swap_blocks(weight, -1, 2)
+    weight = weight.swapaxes(0, 1)
+    if path[0].key in ("stem", "shrink"):
+        weight = _swap_blocks(weight, 2, 2)
+    return _swap_blocks(weight, 3, 2) if path[0].key == "out" else weight
+
+
+def _swap_blocks(weight, axis, block):
+    """Transposes the block x block pixels that space-to-depth laid along `axis`."""
+    weight = jnp.moveaxis(weight, axis, -1)
+    channels = weight.shape[-1] // block**2
+    parts = weight.reshape(*weight.shape[:-1], block, block, channels).swapaxes(-3, -2)
+    return jnp.moveaxis(parts.reshape(weight.shape), -1, axis)
+
+
+def test_bfloat16_is_near_float32():
+    for make, inputs in ((unet, (X, STEP)), (segmenter, (X,))):
+        fine, coarse = (np.asarray(make(dtype)[0](make()[1], *inputs)) for dtype in ("float32", "bfloat16"))
+        assert coarse.dtype == np.float32
+        assert {leaf.dtype for leaf in names(make("bfloat16")[1]).values()} == {np.dtype("float32")}
+        error = np.sqrt(np.mean((fine - coarse) ** 2) / np.mean(fine**2))
+        assert 1e-5 < error < 0.03  # not float32 in disguise, and no more than the rounding
+
+
+def test_step_features_closed_form():
+    features = np.asarray(step_features(jnp.array([0, 1, 500]), 8))
+    for row, step in zip(features, (0, 1, 500), strict=True):
+        angles = [step / 10_000 ** (i / 4) for i in range(4)]
+        np.testing.assert_allclose(row, np.r_[np.cos(angles), np.sin(angles)], atol=1e-4)
+
+
+def test_every_weight_learns():
+    """The bias of attention's keys is the one exception: softmax does not see a constant added to every key's score."""
+
+    def check(gradients):
+        for name, gradient in names(gradients).items():
+            size = np.abs(gradient)
+            if name.endswith("qkv/bias"):
+                query, key, value = np.split(size, 3)
+                assert key.max() < 1e-5 * value.max(), name
+                size = np.r_[query, value]
+            assert (size > 0).mean() > 0.9 and np.isfinite(size).all(), name
+
+    apply, params = unet()
+    check(jax.jit(jax.grad(lambda params: jnp.sum(jnp.sin(apply(params, X, STEP)) * draw(*X.shape, seed=1))))(params))
+    g, weights = segmenter()
+    check(jax.jit(jax.grad(lambda params: jnp.sum(jnp.sin(g(params, X)) * draw(3, 8, 12, 5))))(weights))
+
+
+def test_modules_of_one_layout_are_one_function():
+    traces = []
+
+    def run(apply, params, image):
+        traces.append(apply)
+        return apply(params, image)
+
+    jitted = jax.jit(run, static_argnums=0)
+    (apply1, params1), (apply2, params2) = (build(EncoderDecoder, seed, **SEGMENTER) for seed in (0, 1))
+    one, two = jitted(apply1, params1, X), jitted(apply2, params2, X)
+    assert apply1 == apply2 and hash(apply1) == hash(apply2) and len(traces) == 1
+    assert np.abs(one - two).max() > 1e-2  # other weights, other output
+    others = [SEGMENTER | dict(widths=(16, 16)), SEGMENTER | dict(classes=4), SEGMENTER | dict(dtype="bfloat16")]
+    assert all(build(EncoderDecoder, 0, **options)[0] != apply1 for options in others)
+    assert build(UNet, 0, **UNET)[0] != apply1
+
+
+def test_seeds_are_reproducible():
+    one, two, other = (names(build(EncoderDecoder, seed, **SEGMENTER)[1]) for seed in (3, 3, 4))
+    assert all((one[name] == two[name]).all() for name in one)
+    assert any((one[name] != other[name]).any() for name in one)
+
+
+@pytest.mark.parametrize(("network", "options"), [(UNet, UNET), (EncoderDecoder, SEGMENTER)])
+def test_params_are_a_plain_nested_dict(network, options):
+    _, params = build(network, 0, **options)
+
+    def check(node):
+        if type(node) is dict:
+            assert node and all(check(child) for child in node.values())
+            return True
+        return isinstance(node, jax.Array) and node.dtype == jnp.float32
+
+    assert type(params) is dict and check(params)

@@ -1,0 +1,159 @@
+"""The jitted entry: independence of batch and device, one compile, padding."""
+
+from collections import Counter
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+from toys import CLASSES, labels, mixing_segmenter, short_schedule, smooth_denoiser
+
+from sgg_jax.data.dataset import ClassInfo, Example
+from sgg_jax.errors import InputError
+from sgg_jax.guidance import VARIANTS
+from sgg_jax.sampling import ancestral, ddim
+from sgg_jax.translation import Knobs, Method, translate, translate_all
+
+KNOBS = Knobs(scale=jnp.float32(0.5), fill=jnp.float32(0), limit=jnp.float32(1), seed=jnp.int32(11))
+SGG = Method(VARIANTS["sgg"], ancestral, 4)
+PLAIN = SGG._replace(guidance=VARIANTS["none"])
+
+
+def scene(count=4, seed=0):
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (count, 8, 12, 3), dtype=np.uint8)
+    return image, np.asarray(labels(count, seed=seed), np.uint8), np.arange(50, 50 + count, dtype=np.int32)
+
+
+def run(data, mesh, *, method=SGG, knobs=KNOBS, schedule=None, segmenter=None):
+    schedule = short_schedule() if schedule is None else schedule
+    return translate(smooth_denoiser(), segmenter or mixing_segmenter(), schedule, *data, knobs, method=method, mesh=mesh)
+
+
+def rounding(a, b):
+    """uint8 images equal but for values that rounding tipped over."""
+    difference = np.abs(np.asarray(a, int) - np.asarray(b, int))
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.01
+
+
+@pytest.mark.parametrize("method", [SGG, SGG._replace(reverse=ddim(0.0))], ids=["ddpm", "ddim"])
+def test_an_image_is_the_same_alone_in_a_batch_and_on_four_devices(method, one_device, four_devices):
+    data = scene(4)
+    together, ratios = run(data, one_device, method=method)
+    spread, spread_ratios = run(data, four_devices, method=method)
+    rounding(together, spread)
+    np.testing.assert_allclose(ratios, spread_ratios, rtol=1e-3, atol=1e-5)
+    for i in range(4):
+        alone, _ = run(tuple(part[i:i + 1] for part in data), one_device, method=method)
+        rounding(alone[0], together[i])
+    shuffled, _ = run(tuple(part[[2, 0, 3, 1]] for part in data), four_devices, method=method)
+    rounding(shuffled, np.asarray(together)[[2, 0, 3, 1]])
+
+
+@pytest.mark.parametrize("variant", ["gsg", "lcg", "sgg"])
+def test_scale_zero_is_bit_equal_to_unguided(variant, one_device):
+    data = scene(3)
+    for reverse in (ancestral, ddim(0.0)):
+        off, ratios = run(data, one_device, method=Method(VARIANTS[variant], reverse, 4),
+                          knobs=KNOBS._replace(scale=jnp.float32(0)))
+        plain, _ = run(data, one_device, method=Method(VARIANTS["none"], reverse, 4))
+        np.testing.assert_array_equal(off, plain)
+        np.testing.assert_array_equal(ratios, 0)
+
+
+def test_guidance_raises_the_likelihood_of_the_labels(one_device):
+    """Whole translations: the guide agrees more with the labels the stronger it guides."""
+    data = scene(4)
+    means = []
+    for scale in (0.0, 1.0, 8.0):
+        image, _ = run(data, one_device, knobs=KNOBS._replace(scale=jnp.float32(scale)))
+        predicted = mixing_segmenter()(image / 127.5 - 1.0)
+        log_p = np.asarray(jax.nn.log_softmax(predicted))
+        known = data[1] < CLASSES
+        means.append(np.take_along_axis(log_p, np.where(known, data[1], 0)[..., None].astype(int), -1)[known].mean())
+    assert means[0] < means[1] < means[2]
+
+
+def test_seed_and_id_choose_the_noise(one_device):
+    image, given, ids = scene(2)
+    base, _ = run((image, given, ids), one_device)
+    again, _ = run((image, given, ids), one_device)
+    np.testing.assert_array_equal(base, again)
+    for data, knobs in (((image, given, ids + 1), KNOBS), ((image, given, ids), KNOBS._replace(seed=jnp.int32(12)))):
+        other, _ = run(data, one_device, knobs=knobs)
+        assert (np.asarray(other) != np.asarray(base)).mean() > 0.5
+
+
+def test_depth_zero_noise_is_the_image(one_device):
+    """At the shallowest depth hardly anything is lost; at the deepest nearly everything."""
+    data = scene(2)
+    shallow, _ = run(data, one_device, method=PLAIN, schedule=short_schedule(depth=1))
+    deep, _ = run(data, one_device, method=PLAIN, schedule=short_schedule(depth=1000))
+    near = np.abs(np.asarray(shallow, float) - data[0]).mean()
+    far = np.abs(np.asarray(deep, float) - data[0]).mean()
+    assert near < 2 < 30 < far
+
+
+def test_one_compile_for_all_depths_weights_and_scales(one_device):
+    traces = Counter()
+
+    def counting(params, x, step):
+        traces["denoiser"] += 1
+        return x * params + 0 * step[:, None, None, None]
+
+    def counting_segmenter(params, image):
+        traces["segmenter"] += 1
+        return image @ params
+
+    data = scene(2)
+    seen = []
+    for depth in (100, 400, 1000):
+        for weight in (0.1, 0.2, 0.3):
+            translate(Partial(counting, jnp.float32(weight)), Partial(counting_segmenter, jnp.full((3, CLASSES), weight)),
+                      short_schedule(depth), *data, KNOBS._replace(scale=jnp.float32(weight)), method=SGG,
+                      mesh=one_device)
+            seen.append(dict(traces))
+    assert seen[0]["denoiser"] > 0
+    assert all(entry == seen[0] for entry in seen)
+
+
+class Toy(NamedTuple):
+    """A data set of random scenes."""
+
+    data: tuple[np.ndarray, np.ndarray, np.ndarray]
+    classes: tuple[ClassInfo, ...] = tuple(ClassInfo(str(i), (i,), (0, 0, 0)) for i in range(CLASSES))
+    size: tuple[int, int] = (8, 12)
+    labelled: bool = True
+
+    def __len__(self):
+        return len(self.data[0])
+
+    def name(self, index):
+        return f"{index:03d}"
+
+    def image_id(self, index):
+        return int(self.data[2][index])
+
+    def __getitem__(self, index):
+        return Example(self.data[0][index], self.data[1][index])
+
+
+def test_partial_batches_are_padded_and_the_padding_dropped(four_devices):
+    toy = Toy(scene(7))
+    wanted = [6, 0, 2, 5, 1, 3]
+    found = list(translate_all(smooth_denoiser(), mixing_segmenter(), short_schedule(), toy, wanted, KNOBS, batch_size=4,
+                               method=SGG, mesh=four_devices))
+    assert [done.index for done in found] == wanted
+    everything, _ = run(tuple(np.concatenate([part, part[:1]]) for part in toy.data), four_devices)
+    for done in found:
+        rounding(done.image, everything[done.index])
+        np.testing.assert_array_equal(done.labels, toy.data[1][done.index])
+
+
+def test_a_batch_that_does_not_divide_is_refused(four_devices):
+    with pytest.raises(InputError, match="multiple of 4"):
+        list(translate_all(smooth_denoiser(), mixing_segmenter(), short_schedule(), Toy(scene(2)), [0], KNOBS,
+                           batch_size=6, method=SGG, mesh=four_devices))
