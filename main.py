@@ -1,6 +1,7 @@
 """Command line: python main.py STAGE --config configs/X.py --workdir DIR [--config.a.b=value ...]"""
 
 import argparse
+import runpy
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from sgg_jax.errors import InputError
+from sgg_jax.roles import open_roles
 
 STAGES = {
     "run": "all stages that follow, in order",
@@ -26,11 +28,14 @@ STAGES = {
 def parser() -> argparse.ArgumentParser:
     listed = "\n".join(f"  {name:16} {text}" for name, text in STAGES.items())
     found = argparse.ArgumentParser(
-        prog="main.py", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="main.py",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="python main.py STAGE --config FILE --workdir DIR [--config.FIELD=VALUE ...]",
         description="Translate labelled source images into a target domain and train on them.\n\nstages:\n" + listed,
         epilog="Every field is listed in configs/default.py; set one as in --config.translate.depth=400. The same "
-               "command again resumes.")
+        "command again resumes.",
+    )
     found.add_argument("stage", metavar="STAGE", choices=STAGES, help="one of the above")
     found.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
     found.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the run's directory")
@@ -41,15 +46,20 @@ def load_config(path: str, overrides: list[str]) -> ConfigDict:
     """The config of a file with fields set from the command line; InputError in a sentence."""
     if not Path(path).is_file():
         raise InputError(f"--config {path}: there is no such file")
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
     try:
-        rest = values(["main.py", f"--config={path}", *overrides])[1:]
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
-        raise InputError(" ".join(str(error).split())) from error
+        config: ConfigDict = runpy.run_path(path)["get_config"]()
+    except Exception as error:  # whatever a user's file may do
+        raise InputError(f"--config {path} does not give a config: {type(error).__name__}: {error}") from error
+    values = flags.FlagValues()
+    try:
+        argv = ["main.py", *overrides]
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        rest = values(argv)[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
+        reason = error.args[0] if isinstance(error, KeyError) else error  # a KeyError shows the repr of its text
+        raise InputError(f"in the settings {' '.join(overrides)}: {' '.join(str(reason).split())}") from error
     if rest:
         raise InputError(f"do not know what to do with {' '.join(rest)}")
-    config: ConfigDict = values.config
     return config
 
 
@@ -57,7 +67,10 @@ def main() -> int:
     arguments, overrides = parser().parse_known_args()
     try:
         config = load_config(arguments.config, overrides)
-        from sgg_jax.pipeline import main as run  # imports jax: not for --help or a typing error
+        if arguments.workdir.exists() and not arguments.workdir.is_dir():
+            raise InputError(f"--workdir {arguments.workdir} is a file: name a directory")
+        open_roles(config.data)  # a wrong path is told before jax is imported, which takes seconds
+        from sgg_jax.pipeline import main as run
 
         run(arguments.stage, config, arguments.workdir)
     except InputError as error:

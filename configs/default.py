@@ -8,36 +8,40 @@ from ml_collections import ConfigDict
 
 def training(steps: int, batch_size: int, learning_rate: float) -> ConfigDict:
     """How one network is trained: AdamW, linear warm-up, cosine decay to 0 (sgg_jax/training.py)."""
-    return ConfigDict(dict(
-        steps=steps,
-        batch_size=batch_size,  # images a step, over all devices
-        learning_rate=learning_rate,  # peak
-        warmup=100,  # steps
-        weight_decay=0.01,  # decoupled (AdamW)
-        clip=1.0,  # largest global norm of the gradient
-        ema=0.998,  # decay of the weight average that is used afterwards
-        save_every=200,  # steps between checkpoints: what a kill can cost
-    ))
+    return ConfigDict(
+        dict(
+            steps=steps,
+            batch_size=batch_size,  # images a step, over all devices
+            learning_rate=learning_rate,  # peak
+            warmup=100,  # steps
+            weight_decay=0.01,  # decoupled (AdamW)
+            clip=1.0,  # largest global norm of the gradient
+            ema=0.998,  # decay of the weight average that is used afterwards
+            save_every=200,  # steps between checkpoints: what a kill can cost
+        )
+    )
 
 
 def dataset(domain: str, split: str, count: int) -> ConfigDict:
     """One role's data set: `name` says which of the blocks below it is read from."""
-    return ConfigDict(dict(
-        name="streets",  # "streets", "folder" (your own files), or "none" where the role may be empty
-        streets=dict(
-            domain=domain,  # "source" or "target"
-            split=split,  # "train", "val" or "test": disjoint image ids
-            count=count,  # images
-            seed=0,  # of the scenes
-        ),
-        folder=dict(
-            images="",  # directory or glob of images, any size
-            labels="",  # directory or glob of label PNGs with the same stems; "" for an unlabelled set
-            fit="crop",  # to data.size: "crop" keeps the aspect and cuts the middle out, "stretch" does not
-            count=0,  # images, the first in sorted order; 0 for all
-            void_ids=(255,),  # label values that mean "no class"
-        ),
-    ))
+    return ConfigDict(
+        dict(
+            name="streets",  # "streets", "folder" (your own files), or "none" where the role may be empty
+            streets=dict(
+                domain=domain,  # "source" or "target"
+                split=split,  # "train", "val" or "test": disjoint image ids
+                count=count,  # images
+                seed=0,  # of the scenes
+            ),
+            folder=dict(
+                images="",  # directory or glob of images, any size
+                labels="",  # directory or glob of label PNGs with the same stems; "" for an unlabelled set
+                fit="crop",  # to data.size: "crop" keeps the aspect and cuts the middle out, "stretch" does not
+                count=0,  # images, the first in sorted order; 0 for all
+                void_ids=(255,),  # label values that mean "no class"
+            ),
+        )
+    )
 
 
 def get_config() -> ConfigDict:
@@ -54,78 +58,92 @@ def get_config() -> ConfigDict:
     config.data.judge = dataset("target", "train", 1000)  # labelled target images for the judge, or "none"
     config.data.test = dataset("target", "test", 200)  # labelled target images that score the networks, or "none"
 
-    config.denoiser = ConfigDict(dict(
-        network="unet",
-        unet=dict(
-            widths=(48, 96, 128),  # channels by resolution, halving from H/patch down
-            blocks=2,  # residual blocks at each resolution
-            attention=(2,),  # resolutions (indices into widths) with self-attention
-            patch=2,  # block of the space-to-depth stem
-            dtype="float32",  # of the computation; parameters and norms stay float32. "bfloat16" for TPU and GPU
-        ),
-        schedule="linear",  # of the noise: "linear" (DDPM) or "cosine" (Nichol & Dhariwal 2021)
-        total=1000,  # N, forward steps of the whole process
-        flip=True,  # mirror training images with probability 1/2
-        training=training(steps=1500, batch_size=16, learning_rate=6e-4),
-    ))
+    config.denoiser = ConfigDict(
+        dict(
+            network="unet",
+            unet=dict(
+                widths=(48, 96, 128),  # channels by resolution, halving from H/patch down
+                blocks=2,  # residual blocks at each resolution
+                attention=(2,),  # resolutions (indices into widths) with self-attention
+                patch=2,  # block of the space-to-depth stem
+                dtype="float32",  # of the computation; parameters and norms stay float32. "bfloat16" for TPU and GPU
+            ),
+            schedule="linear",  # of the noise: "linear" (DDPM) or "cosine" (Nichol & Dhariwal 2021)
+            total=1000,  # N, forward steps of the whole process
+            flip=True,  # mirror training images with probability 1/2
+            training=training(steps=1500, batch_size=16, learning_rate=6e-4),
+        )
+    )
 
-    config.segmenter = ConfigDict(dict(
-        network="encoder_decoder",
-        encoder_decoder=dict(
-            widths=(32, 64, 96),  # channels by resolution, halving from H/patch down
-            blocks=2,  # residual blocks at each resolution
-            patch=2,  # block of the space-to-depth stem
-            dtype="float32",
-        ),
-        # Weight of a class in the loss: its share of the pixels to the power of -class_balance. 0 leaves thin classes
-        # (persons, poles) unlearnt, 1 overshoots them.
-        class_balance=0.5,
-        augment=True,  # False trains on the bare images
-        augmentation=dict(  # of every segmenter alike; 0 or False switches one off (sgg_jax/augmentation.py)
-            flip=True,  # mirror with probability 1/2
-            scale=0.5,  # zoom from 1/1.25 to 1.5, then a random crop
-            color=0.5,  # standard deviation of the random colour matrix
-            brightness=0.3,  # largest offset, in units of [-1,1]
-            contrast=0.5,  # largest log factor
-            blur=1.0,  # largest sigma, pixels
-            noise=0.1,  # largest standard deviation, in units of [-1,1]
-        ),
-        training=training(steps=1500, batch_size=16, learning_rate=2e-3),
-    ))
+    config.segmenter = ConfigDict(
+        dict(
+            network="encoder_decoder",
+            encoder_decoder=dict(
+                widths=(32, 64, 96),  # channels by resolution, halving from H/patch down
+                blocks=2,  # residual blocks at each resolution
+                patch=2,  # block of the space-to-depth stem
+                dtype="float32",
+            ),
+            # Weight of a class in the loss: its share of the pixels to the power of -class_balance. 0 leaves thin
+            # classes (persons, poles) unlearnt, 1 overshoots them.
+            class_balance=0.5,
+            augment=True,  # False trains on the bare images
+            augmentation=dict(  # of every segmenter alike; 0 or False switches one off (sgg_jax/augmentation.py)
+                flip=True,  # mirror with probability 1/2
+                scale=0.5,  # zoom from 1/1.25 to 1.5, then a random crop
+                color=0.5,  # standard deviation of the random colour matrix
+                brightness=0.3,  # largest offset, in units of [-1,1]
+                contrast=0.5,  # largest log factor
+                blur=1.0,  # largest sigma, pixels
+                noise=0.1,  # largest standard deviation, in units of [-1,1]
+            ),
+            training=training(steps=1500, batch_size=16, learning_rate=2e-3),
+        )
+    )
 
-    config.translate = ConfigDict(dict(
-        guide="adapted",  # whose weights guide: "adapted" (the last of PTL) or "source"
-        depth=500,  # n: forward steps that noise the source image, of denoiser.total
-        steps=20,  # reverse steps, evenly spaced below the depth; 0 for every one of them (the paper)
-        sampler="ddpm",  # "ddpm" (ancestral, the paper) or "ddim"
-        eta=0.0,  # stochasticity of ddim: 0 none, 1 as ddpm
-        limit=1.0,  # bound on the predicted clean image, in [-1,1] units; float("inf") for none
-        guidance="sgg",  # "none", "gsg" (global), "lcg" (local), "sgg" (alternating)
-        look="noisy",  # where g looks: "noisy" (x_k, the paper), "denoised" (x0-hat), "through_denoiser"
-        scale=1.0,  # lambda; cross-entropy is summed over pixels
-        fill=0.0,  # what hides the other classes from lcg, in [-1,1]; 0 is mid-grey
-        normalize=False,  # scale each gradient to a guidance-to-noise ratio of 1 first: then `scale` is the ratio
-        clip_ratio=0.0,  # largest guidance-to-noise ratio before `scale`; 0 for no limit
-        interval=(0, 1000),  # guide only at steps low <= k < high
-        batch_size=16,  # images at once, over all devices
-        microbatch=16,  # (image, class) pairs that lcg's segmenter sees at once, on each device
-        compare=64,  # images that are also translated unguided, to compare; 0 for none
-    ))
+    config.translate = ConfigDict(
+        dict(
+            guide="adapted",  # whose weights guide: "adapted" (the last of PTL) or "source"
+            depth=500,  # n: forward steps that noise the source image, of denoiser.total
+            steps=20,  # reverse steps, evenly spaced below the depth; 0 for every one of them (the paper)
+            sampler="ddpm",  # "ddpm" (ancestral, the paper) or "ddim"
+            eta=0.0,  # stochasticity of ddim: 0 none, 1 as ddpm
+            limit=1.0,  # bound on the predicted clean image, in [-1,1] units; float("inf") for none
+            guidance="sgg",  # "none", "gsg" (global), "lcg" (local), "sgg" (alternating)
+            look="noisy",  # where g looks: "noisy" (x_k, the paper), "denoised" (x0-hat), "through_denoiser"
+            scale=1.0,  # lambda; cross-entropy is summed over pixels
+            fill=0.0,  # what hides the other classes from lcg, in [-1,1]; 0 is mid-grey
+            normalize=False,  # scale each gradient to a guidance-to-noise ratio of 1 first: then `scale` is the ratio
+            clip_ratio=0.0,  # largest guidance-to-noise ratio before `scale`; 0 for no limit
+            interval=(0, 1000),  # guide only at steps low <= k < high
+            batch_size=16,  # images at once, over all devices
+            microbatch=16,  # (image, class) pairs that lcg's segmenter sees at once, on each device
+            compare=64,  # images that are also translated unguided, to compare; 0 for none
+        )
+    )
 
-    config.adapt = ConfigDict(dict(
-        depths=(250, 400, 500),  # d_1 < d_2 < ... of PTL's rounds; all else about the translations is `translate`
-        training=training(steps=300, batch_size=16, learning_rate=1e-3),  # of every round's fine-tuning
-    ))
+    config.adapt = ConfigDict(
+        dict(
+            depths=(250, 400, 500),  # d_1 < d_2 < ... of PTL's rounds; all else about the translations is `translate`
+            training=training(steps=300, batch_size=16, learning_rate=1e-3),  # of every round's fine-tuning
+        )
+    )
 
-    config.student = ConfigDict(dict(  # a fresh segmenter trained on the exported translations
-        training=training(steps=1500, batch_size=16, learning_rate=2e-3),
-    ))
+    config.student = ConfigDict(
+        dict(  # a fresh segmenter trained on the exported translations
+            training=training(steps=1500, batch_size=16, learning_rate=2e-3),
+        )
+    )
 
-    config.evaluate = ConfigDict(dict(
-        batch_size=32,  # images at once, over all devices
-    ))
+    config.evaluate = ConfigDict(
+        dict(
+            batch_size=32,  # images at once, over all devices
+        )
+    )
 
-    config.report = ConfigDict(dict(
-        examples=6,  # rows of the pictures
-    ))
+    config.report = ConfigDict(
+        dict(
+            examples=6,  # rows of the pictures
+        )
+    )
     return config

@@ -1,4 +1,4 @@
-"""Checkpoints of training: orbax, two items a step, `state` (to resume) and `weights` (for whoever uses the network)."""
+"""Checkpoints of training: orbax, two items a step: `state`, to resume, and `weights`, to use the network."""
 
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,10 @@ class Checkpoints:
             ) from error
         for found, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(abstract), strict=True):
             if found.shape != wanted.shape:
-                raise InputError(f"{self.directory} holds an array {found.shape} where {wanted.shape} is needed: "
-                                 "it was written with other network settings; use another --workdir")
+                raise InputError(
+                    f"{self.directory} holds an array {found.shape} where {wanted.shape} is needed: "
+                    "it was written with other network settings; use another --workdir"
+                )
         return restored
 
 

@@ -17,8 +17,9 @@ def data_mesh() -> Mesh:
 def check_batch(size: int, mesh: Mesh, field: str) -> None:
     """InputError unless `size` images divide over the mesh's devices; `field` is the setting to change."""
     if size % mesh.size:
-        raise InputError(f"{field} is {size}: a batch must divide over the {mesh.size} devices; "
-                         f"set it to a multiple of {mesh.size}")
+        raise InputError(
+            f"{field} is {size}: a batch must divide over the {mesh.size} devices; set it to a multiple of {mesh.size}"
+        )
 
 
 def shard(batch: Any, mesh: Mesh) -> Any:

@@ -47,8 +47,10 @@ def predict(segmenter: Segmenter, image: Array) -> Array:
     return segmenter(to_float(image)).argmax(-1).astype("uint8")
 
 
-def predictions(segmenter: Segmenter, images: Iterable[np.ndarray], batch_size: int, mesh: Mesh) -> Iterator[np.ndarray]:
-    """`predict` for images [H,W,3] uint8 one after the other, in padded batches over all devices. Yields [H,W] uint8."""
+def predictions(
+    segmenter: Segmenter, images: Iterable[np.ndarray], batch_size: int, mesh: Mesh
+) -> Iterator[np.ndarray]:
+    """`predict` for images [H,W,3] uint8 one after the other, in padded batches over all devices: [H,W] uint8 each."""
     check_batch(batch_size, mesh, "evaluate.batch_size")
     segmenter = replicate(segmenter, mesh)
     waiting: list[np.ndarray] = []
@@ -77,8 +79,7 @@ def score(segmenter: Segmenter, dataset: Dataset, indices: Iterable[int], batch_
     def images() -> Iterator[np.ndarray]:
         for index in indices:
             example = dataset[index]
-            assert example.labels is not None, "scoring needs labels"
-            labels.append(example.labels)
+            labels.append(example.known_labels())
             yield example.image
 
     total = np.zeros((classes, classes), np.int64)
@@ -89,6 +90,7 @@ def score(segmenter: Segmenter, dataset: Dataset, indices: Iterable[int], batch_
 
 def summary(confusion: np.ndarray, names: list[str]) -> dict[str, object]:
     """{"miou", "accuracy", "iou": {name: IoU or None}} for JSON."""
-    iou = {name: None if np.isnan(value) else float(value)
-           for name, value in zip(names, class_iou(confusion), strict=True)}
+    iou = {
+        name: None if np.isnan(value) else float(value) for name, value in zip(names, class_iou(confusion), strict=True)
+    }
     return {"miou": mean_iou(confusion), "accuracy": pixel_accuracy(confusion), "iou": iou}

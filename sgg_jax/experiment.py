@@ -1,7 +1,7 @@
 """config -> objects. With pipeline.py the only module below main.py that reads a config."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,25 +16,16 @@ from ml_collections import ConfigDict
 from sgg_jax import devices, guidance, sampling, schedule
 from sgg_jax.augmentation import Strength
 from sgg_jax.checkpoints import load_weights
-from sgg_jax.data import DATASETS
-from sgg_jax.data.dataset import ClassInfo, Dataset
+from sgg_jax.data.dataset import Dataset
 from sgg_jax.data.loader import label_histogram
 from sgg_jax.errors import InputError
 from sgg_jax.models import DENOISERS, SEGMENTERS, build
 from sgg_jax.ptl import check_depths
+from sgg_jax.roles import choose, open_roles
 from sgg_jax.training import Objective, Recipe, class_weights, denoiser_objective, segmenter_objective
 from sgg_jax.translation import Knobs, Method
 from sgg_jax.types import Denoiser, Params, Segmenter
 from sgg_jax.workdir import Stages, claim
-
-LABELLED_ROLES = ("source", "judge", "test")
-
-
-def choose(table: Mapping[str, Any], name: str, field: str) -> Any:
-    """table[name]; InputError with the choices where there is no such name."""
-    if name not in table:
-        raise InputError(f"config.{field} is {name!r}: choose one of {', '.join(table)}")
-    return table[name]
 
 
 class Experiment:
@@ -44,15 +35,24 @@ class Experiment:
         self.config = config
         self.workdir = workdir
         self.stages = Stages(workdir)
-        self._datasets: dict[str, Dataset | None] = {}
 
     def claim(self) -> None:
-        """Checks the config and ties the run directory to it (see workdir.claim)."""
+        """Checks paths and config, then ties the run directory to the config (see workdir.claim)."""
         self.check()
         claim(self.workdir, json.loads(json.dumps(self.config.to_dict())))
 
     def check(self) -> None:
         """InputError for settings that cannot work together; cheap, so that a long run cannot end in it."""
+        if self.config.seed < 0:
+            raise InputError(f"config.seed is {self.config.seed}: it must not be negative")
+        _ = self.datasets
+        check_depths(self.config.adapt.depths)
+        for depth in (*self.config.adapt.depths, self.config.translate.depth):
+            self.schedule(depth)
+        for section in ("denoiser", "segmenter", "adapt", "student"):
+            self.recipe(section)
+        _ = self.method, self.strength
+        choose({"adapted": 0, "source": 0}, self.config.translate.guide, "translate.guide")
         image = jax.ShapeDtypeStruct((1, *self.config.data.size, 3), jnp.float32)
         step = jax.ShapeDtypeStruct((1,), jnp.int32)
         try:
@@ -60,47 +60,25 @@ class Experiment:
             jax.eval_shape(*self.segmenter_network(0), image)
         except ValueError as error:
             raise InputError(f"config.data.size does not suit the networks: {error}") from error
-        check_depths(self.config.adapt.depths)
-        for depth in (*self.config.adapt.depths, self.config.translate.depth):
-            self.schedule(depth)
-        _ = self.method, self.strength
-        choose({"adapted": 0, "source": 0}, self.config.translate.guide, "translate.guide")
 
     # data ------------------------------------------------------------------------------------------------------------
 
-    def dataset(self, role: str) -> Dataset | None:
-        """The data set of a role (source, target, judge, test); None where its name is "none"."""
-        if role not in self._datasets:
-            self._datasets[role] = self._open(role)
-        return self._datasets[role]
-
-    def _open(self, role: str) -> Dataset | None:
-        spec = self.config.data[role]
-        if spec.name == "none" and role in ("judge", "test"):
-            return None
-        constructor = choose(DATASETS, spec.name, f"data.{role}.name")
-        options = spec[spec.name].to_dict()
-        if spec.name != "streets":
-            options["classes"] = self._class_table()
-        dataset: Dataset = constructor(size=tuple(self.config.data.size), **options)
-        if role in LABELLED_ROLES and not dataset.labelled:
-            raise InputError(f"config.data.{role} needs labels: set config.data.{role}.{spec.name}.labels")
-        if role != "source" and [c.name for c in dataset.classes] != [c.name for c in self.source.classes]:
-            raise InputError(f"config.data.{role} and config.data.source have different classes: "
-                             "give both the same class table in config.data.classes")
-        return dataset
-
-    def _class_table(self) -> tuple[ClassInfo, ...]:
-        table = self.config.data.classes
-        try:
-            return tuple(ClassInfo(str(n), tuple(map(int, ids)), (int(r), int(g), int(b))) for n, ids, (r, g, b) in table)
-        except (TypeError, ValueError) as error:
-            raise InputError("config.data.classes must be rows of (name, (label values,), (red, green, blue)), such as "
-                             "('road', (7,), (128, 64, 128))") from error
+    @cached_property
+    def datasets(self) -> dict[str, Dataset | None]:
+        """The data set of each role; None where its name is "none"."""
+        return open_roles(self.config.data)
 
     @cached_property
     def source(self) -> Dataset:
-        dataset = self.dataset("source")
+        """The labelled source images."""
+        dataset = self.datasets["source"]
+        assert dataset is not None
+        return dataset
+
+    @cached_property
+    def target(self) -> Dataset:
+        """The target images; their labels, if any, are not looked at."""
+        dataset = self.datasets["target"]
         assert dataset is not None
         return dataset
 
@@ -186,7 +164,8 @@ class Experiment:
         """The configured guidance and sampler."""
         c = self.config.translate
         guide = choose(guidance.LOOKS, c.look, "translate.look")(
-            choose(guidance.VARIANTS, c.guidance, "translate.guidance"))
+            choose(guidance.VARIANTS, c.guidance, "translate.guidance")
+        )
         if c.normalize:
             guide = guidance.normalized(guide)
         if c.clip_ratio:

@@ -165,13 +165,13 @@ LOOKS: dict[str, Callable[[Guidance], Guidance]] = {
 
 
 def noise_ratio(row: Step, gradient: Array) -> Array:
-    """rms(Sigma * gradient) / sigma of each image: how far guidance moves the mean, in units of the step's noise. [B]"""
+    """rms(Sigma * gradient) / sigma of each image: how far guidance moves the mean, in units of the noise. [B]"""
     return jnp.sqrt(row.variance * jnp.mean(jnp.square(gradient), axis=(1, 2, 3)))
 
 
 @cache
 def normalized(guidance: Guidance) -> Guidance:
-    """Each image's gradient scaled to a noise ratio of 1, so that `scale` *is* the ratio, at any step and image size."""
+    """Each image's gradient scaled to a noise ratio of 1: then `scale` *is* the ratio, at any step and image size."""
 
     def guide(point: Point) -> Array:
         gradient = guidance(point)

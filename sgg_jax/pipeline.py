@@ -1,12 +1,12 @@
 """The stages of a run, each a function of the Experiment: objects -> loops -> files in the run directory.
 
-    denoiser/      checkpoints, metrics.jsonl, samples.png          train_denoiser
-    source/        the segmenter trained on the source: the guide   train_segmenter
-    judge/         the one trained with target labels               train_segmenter
-    adapt/roundR/  translated/, checkpoints, metrics.jsonl          adapt
-    translated/    the labelled translations; unguided/ to compare  translate
-    student/       a fresh segmenter trained on translated/         train_student
-    scores.json    evaluate;  report.html, pictures/  report;  stages/, config.json, plan.json
+denoiser/      checkpoints, metrics.jsonl, samples.png          train_denoiser
+source/        the segmenter trained on the source: the guide   train_segmenter
+judge/         the one trained with target labels               train_segmenter
+adapt/roundR/  translated/, checkpoints, metrics.jsonl          adapt
+translated/    the labelled translations; unguided/ to compare  translate
+student/       a fresh segmenter trained on translated/         train_student
+scores.json    evaluate;  report.html, pictures/  report;  stages/, config.json, plan.json
 """
 
 import time
@@ -47,49 +47,76 @@ def say(text: str) -> None:
 
 def train_denoiser(run: Experiment) -> dict[str, Any]:
     """The target domain's denoiser; then a sheet of unconditional samples."""
-    dataset = run.dataset("target")
-    assert dataset is not None
     recipe = run.recipe("denoiser")
     seed = run.config.seed
-    fit(run.workdir / "denoiser", run.denoiser_objective(), run.denoiser_network[1], noise_schedule(run.betas),
-        Batches(dataset, recipe.batch_size, seed), recipe, seed=seed, mesh=run.mesh, label="denoiser")
+    fit(
+        run.workdir / "denoiser",
+        run.denoiser_objective(),
+        run.denoiser_network[1],
+        noise_schedule(run.betas),
+        Batches(run.target, recipe.batch_size, seed),
+        recipe,
+        seed=seed,
+        mesh=run.mesh,
+        label="denoiser",
+    )
     sample_sheet(run)
-    return {"steps": recipe.steps, "images": len(dataset)}
+    return {"steps": recipe.steps, "images": len(run.target)}
 
 
 def train_segmenter(run: Experiment) -> dict[str, Any]:
     """The source segmenter (the first guide) and, where the target has labels for it, the judge."""
-    judged = run.dataset("judge")
-    fit_segmenter(run, run.workdir / "source", "segmenter", run.source, run.segmenter_network(run.config.seed)[1], 0,
-                  "source segmenter")
+    judged = run.datasets["judge"]
+    fit_segmenter(
+        run,
+        run.workdir / "source",
+        "segmenter",
+        run.source,
+        run.segmenter_network(run.config.seed)[1],
+        0,
+        "source segmenter",
+    )
     if judged is not None:
-        fit_segmenter(run, run.workdir / "judge", "segmenter", judged, run.segmenter_network(run.config.seed + 1)[1], 1,
-                      "judge")
+        fit_segmenter(
+            run, run.workdir / "judge", "segmenter", judged, run.segmenter_network(run.config.seed + 1)[1], 1, "judge"
+        )
     return {"source_images": len(run.source), "judge_images": len(judged or [])}
 
 
-def fit_segmenter(run: Experiment, directory: Path, section: str, dataset: Dataset, params: Params, stream: int,
-                  label: str) -> Params:
+def fit_segmenter(
+    run: Experiment, directory: Path, section: str, dataset: Dataset, params: Params, stream: int, label: str
+) -> Params:
     """Trains a segmenter by the recipe of config.<section>; `stream` keeps its batches apart from other networks'."""
     recipe = run.recipe(section)
     seed = run.config.seed + 1000 * stream
-    return fit(directory, run.segmenter_objective(), params, jnp.asarray(run.class_weights(dataset)),
-               Batches(dataset, recipe.batch_size, seed), recipe, seed=seed, mesh=run.mesh, label=label)
+    return fit(
+        directory,
+        run.segmenter_objective(),
+        params,
+        jnp.asarray(run.class_weights(dataset)),
+        Batches(dataset, recipe.batch_size, seed),
+        recipe,
+        seed=seed,
+        mesh=run.mesh,
+        label=label,
+    )
 
 
 def train_student(run: Experiment) -> dict[str, Any]:
     """A fresh segmenter on the exported translations."""
     dataset = open_export(str(run.workdir / "translated"), run.source.size)
-    fit_segmenter(run, run.workdir / "student", "student", dataset, run.segmenter_network(run.config.seed + 2)[1], 2,
-                  "student")
+    fit_segmenter(
+        run, run.workdir / "student", "student", dataset, run.segmenter_network(run.config.seed + 2)[1], 2, "student"
+    )
     return {"images": len(dataset)}
 
 
 # translation ---------------------------------------------------------------------------------------------------------
 
 
-def translate_into(run: Experiment, directory: Path, guide: Params, depth: int, method: Method, count: int,
-                   label: str) -> Dataset:
+def translate_into(
+    run: Experiment, directory: Path, guide: Params, depth: int, method: Method, count: int, label: str
+) -> Dataset:
     """Translates the first `count` source images into `directory`, doing what is missing there; opens the result."""
     source = run.source
     writer = TranslationWriter(str(directory), source.classes)
@@ -97,16 +124,33 @@ def translate_into(run: Experiment, directory: Path, guide: Params, depth: int, 
     todo = [index for index in range(count) if source.name(index) not in finished]
     if todo:
         translations = translate_all(
-            run.denoiser(), run.segmenter(guide), run.schedule(depth), source, todo, run.knobs,
-            batch_size=run.config.translate.batch_size, method=method, mesh=run.mesh)
+            run.denoiser(),
+            run.segmenter(guide),
+            run.schedule(depth),
+            source,
+            todo,
+            run.knobs,
+            batch_size=run.config.translate.batch_size,
+            method=method,
+            mesh=run.mesh,
+        )
         with Progress(count, label, unit="image", start=count - len(todo)) as progress:
             for done in translations:
                 steps = np.linspace(0, len(done.ratios) - 1, min(len(done.ratios), 25)).round().astype(int)
-                writer.write(source.name(done.index), done.image, done.labels, {
-                    "image_id": source.image_id(done.index), "depth": depth, "seed": run.config.seed,
-                    "guidance": run.config.translate.guidance if method == run.method else "none",
-                    "scale": float(run.knobs.scale), "ratio": float(done.ratios.mean()),
-                    "ratios": [float(f"{value:.4g}") for value in done.ratios[steps]]})
+                writer.write(
+                    source.name(done.index),
+                    done.image,
+                    done.labels,
+                    {
+                        "image_id": source.image_id(done.index),
+                        "depth": depth,
+                        "seed": run.config.seed,
+                        "guidance": run.config.translate.guidance if method == run.method else "none",
+                        "scale": float(run.knobs.scale),
+                        "ratio": float(done.ratios.mean()),
+                        "ratios": [float(f"{value:.4g}") for value in done.ratios[steps]],
+                    },
+                )
                 progress.advance()
     return open_export(str(directory), source.size)
 
@@ -144,7 +188,7 @@ def evaluate(run: Experiment) -> dict[str, Any]:
     """Scores of every network on the target's test set, and the judge's agreement with the translations' labels."""
     size = run.config.evaluate.batch_size
     scores: dict[str, Any] = {"networks": {}, "agreement": {}}
-    test = run.dataset("test")
+    test = run.datasets["test"]
     if test is not None:
         for title, place in networks(run).items():
             network = run.segmenter(run.segmenter_params(place))
@@ -223,13 +267,12 @@ def plan(run: Experiment, stages: list[str] | None = None) -> None:
 
 def export_streets(run: Experiment) -> None:
     """Writes the data sets of all roles as folders of PNG files that the folder pair reads."""
-    for role in ("source", "target", "judge", "test"):
-        dataset = run.dataset(role)
+    for role, dataset in run.datasets.items():
         if dataset is None:
             continue
         directory = run.workdir / "streets" / role
         with Progress(len(dataset), f"export {role}", unit="image") as progress:
-            export(dataset, str(directory), lambda done, total, p=progress: p.advance(done - p.done))
+            export(dataset, str(directory), progress.advance)
         say(f"{role}: {len(dataset)} images in {directory}")
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax.tree_util import Partial
 from PIL import Image
 
-from sgg_jax.data.dataset import Dataset
+from sgg_jax.data.dataset import VOID, Dataset
 from sgg_jax.data.loader import Batches
 from sgg_jax.devices import replicate, shard
 from sgg_jax.evaluation import predict
@@ -54,20 +54,39 @@ class Plan:
 
     def text(self) -> str:
         """The table and two lines below it."""
-        total = Row("all", *(sum(getattr(row, name) for row in self.rows) for name in
-                             ("denoiser_passes", "segmenter_passes", "flops", "seconds")))
-        cells = [[row.stage, _count(row.denoiser_passes), _count(row.segmenter_passes), f"{row.flops / 1e12:.2f}",
-                  duration(row.seconds)] for row in (*self.rows, total)]
+        total = Row(
+            "all",
+            *(
+                sum(getattr(row, name) for row in self.rows)
+                for name in ("denoiser_passes", "segmenter_passes", "flops", "seconds")
+            ),
+        )
+        cells = [
+            [
+                row.stage,
+                _count(row.denoiser_passes),
+                _count(row.segmenter_passes),
+                f"{row.flops / 1e12:.2f}",
+                duration(row.seconds),
+            ]
+            for row in (*self.rows, total)
+        ]
         table = text_table(["stage", "denoiser passes", "segmenter passes", "TFLOP", "time"], cells)
-        return (f"This run will take about {duration(total.seconds)} on {jax.device_count()} "
-                f"{jax.devices()[0].platform} device(s):\n\n{table}\n\n"
-                f"memory: about {self.memory / 2**30:.1f} GiB; disk: about {self.disk / 2**20:.0f} MiB; "
-                f"compiling and calibrating took {duration(self.preparation)}")
+        return (
+            f"This run will take about {duration(total.seconds)} on {jax.device_count()} "
+            f"{jax.devices()[0].platform} device(s):\n\n{table}\n\n"
+            f"memory: about {self.memory / 2**30:.1f} GiB; disk: about {self.disk / 2**20:.0f} MiB; "
+            f"compiling and calibrating took {duration(self.preparation)}"
+        )
 
     def record(self) -> dict[str, Any]:
         """The same for JSON."""
-        return {"rows": [vars(row) for row in self.rows], "preparation": self.preparation, "memory": self.memory,
-                "disk": self.disk}
+        return {
+            "rows": [vars(row) for row in self.rows],
+            "preparation": self.preparation,
+            "memory": self.memory,
+            "disk": self.disk,
+        }
 
 
 def duration(seconds: float) -> str:
@@ -114,7 +133,8 @@ class Calibration:
         image = jax.ShapeDtypeStruct((1, *run.source.size, 3), jnp.float32)
         if kind == "denoiser":
             lowered = jax.jit(run.denoiser_network[0]).lower(
-                run.denoiser_network[1], image, jax.ShapeDtypeStruct((1,), jnp.int32))
+                run.denoiser_network[1], image, jax.ShapeDtypeStruct((1,), jnp.int32)
+            )
         else:
             network = run.segmenter_network(0)
             lowered = jax.jit(network[0]).lower(network[1], image)
@@ -152,13 +172,14 @@ class Calibration:
 
     def _translation_step(self, method: Method) -> float:
         run, size = self.run, self.run.config.translate.batch_size
-        schedule = thinned(run.schedule(run.config.translate.depth), 4)
+        schedule = replicate(thinned(run.schedule(run.config.translate.depth), 4), run.mesh)
+        knobs = replicate(run.knobs, run.mesh)
         examples = [run.source[i % len(run.source)] for i in range(size)]
         image = np.stack([example.image for example in examples])
-        labels = np.stack([example.labels for example in examples if example.labels is not None])
+        labels = np.stack([example.known_labels() for example in examples])
         data = shard((image, labels, np.arange(size, dtype=np.int32)), run.mesh)
         networks = replicate((Partial(*run.denoiser_network), run.segmenter(run.segmenter_network(0)[1])), run.mesh)
-        call = partial(translate, *networks, schedule, *data, run.knobs, method=method, mesh=run.mesh)
+        call = partial(translate, *networks, schedule, *data, knobs, method=method, mesh=run.mesh)
         return timed(call, repeats=2) / int(schedule.count)
 
     def prediction(self) -> float:
@@ -188,8 +209,7 @@ def plan(run: Experiment, stages: list[str]) -> Plan:
 
 def _stage_rows(run: Experiment, calibration: Calibration, stage: str) -> list[Row]:
     c = run.config
-    source, target, judge, test = (run.dataset(role) for role in ("source", "target", "judge", "test"))
-    assert source is not None and target is not None
+    source, target, judge, test = run.source, run.target, run.datasets["judge"], run.datasets["test"]
     if stage == "train_denoiser":
         return [_training(calibration, stage, "denoiser", target, 1)]
     if stage == "train_segmenter":
@@ -198,13 +218,18 @@ def _stage_rows(run: Experiment, calibration: Calibration, stage: str) -> list[R
         return [_training(calibration, stage, "student", source, 1)]
     if stage == "adapt":
         depths = list(c.adapt.depths)
-        return [_translation(calibration, "adapt: translate", depths, len(source), guided=True),
-                _training(calibration, "adapt: fine-tune", "adapt", source, len(depths))]
+        return [
+            _translation(calibration, "adapt: translate", depths, len(source), guided=True),
+            _training(calibration, "adapt: fine-tune", "adapt", source, len(depths)),
+        ]
     if stage == "translate":
         compare = min(c.translate.compare, len(source))
         rows = [_translation(calibration, stage, [c.translate.depth], len(source), guided=True)]
-        return rows + ([_translation(calibration, "translate: unguided", [c.translate.depth], compare, guided=False)]
-                       if compare else [])
+        return rows + (
+            [_translation(calibration, "translate: unguided", [c.translate.depth], compare, guided=False)]
+            if compare
+            else []
+        )
     if stage == "evaluate":
         images = 4 * len(test or []) + 2 * min(c.translate.compare, len(source)) * (judge is not None)
         batches = images / c.evaluate.batch_size
@@ -226,8 +251,12 @@ def _translation(calibration: Calibration, title: str, depths: list[int], images
     c = run.config.translate
     steps = sum(int(run.schedule(depth).count) for depth in depths)
     whole, local = PIECES.get(c.guidance, (1.0, 0.0)) if guided else (0.0, 0.0)
-    present = np.mean([len(np.setdiff1d(run.source[i].labels, [255])) for i in range(0, len(run.source),
-                                                                                    max(1, len(run.source) // 20))])
+    present = np.mean(
+        [
+            len(np.setdiff1d(run.source[i].known_labels(), [VOID]))
+            for i in range(0, len(run.source), max(1, len(run.source) // 20))
+        ]
+    )
     low, high = c.interval
     share = np.clip((min(high, max(depths)) - low) / max(depths), 0, 1)
     guides = 2 * images * steps * share * (whole + local * present)
@@ -255,14 +284,12 @@ def disk(run: Experiment, stages: list[str]) -> float:
 
     denoiser, segmenter = weights(run.denoiser_network[1]), weights(run.segmenter_network(0)[1])
     # A translation has a camera's textures: it packs like an image of the target.
-    target = run.dataset("target")
-    assert target is not None
-    image = 1.15 * len(png_bytes(Image.fromarray(target[0].image)))
+    image = 1.15 * len(png_bytes(Image.fromarray(run.target[0].image)))
     rounds = len(run.config.adapt.depths)
     images = len(run.source) * image
     parts = {
         "train_denoiser": denoiser,
-        "train_segmenter": segmenter * (2 if run.dataset("judge") is not None else 1),
+        "train_segmenter": segmenter * (2 if run.datasets["judge"] is not None else 1),
         "adapt": rounds * (segmenter + images),
         "translate": images + min(run.config.translate.compare, len(run.source)) * image,
         "train_student": segmenter,

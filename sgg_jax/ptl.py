@@ -18,7 +18,9 @@ FineTune = Callable[[Path, Params, Dataset, str], Params]
 """(directory, weights to start from, translated set, label) -> new weights; resumes likewise."""
 
 
-def adapt(directory: Path, guide: Params, depths: Sequence[int], translate: TranslateRound, fine_tune: FineTune) -> Params:
+def adapt(
+    directory: Path, guide: Params, depths: Sequence[int], translate: TranslateRound, fine_tune: FineTune
+) -> Params:
     """Runs all rounds under `directory`/round1, round2, ... and returns the last guide's weights.
 
     Both callables resume, so a run that is killed and started again repeats at most the step it was in.

@@ -12,7 +12,7 @@ from sgg_jax.data.writer import open_export
 from sgg_jax.evaluation import predictions
 from sgg_jax.experiment import Experiment
 from sgg_jax.records import read_json, read_lines
-from sgg_jax.report.page import Picture, Section, Settings, Svg, Table, Text, page, write_page
+from sgg_jax.report.page import Picture, Section, Settings, Svg, Table, page, write_page
 from sgg_jax.report.pictures import colorize, save, sheet
 from sgg_jax.report.plots import class_bars, curves
 from sgg_jax.report.tables import text_table
@@ -27,9 +27,12 @@ def adapted_place(run: Experiment) -> str:
 
 def networks(run: Experiment) -> dict[str, str]:
     """Segmenters whose training is finished: title -> directory below the run's."""
-    stages = {"source only": ("source", "train_segmenter"), "PTL's last guide": (adapted_place(run), "adapt"),
-              "student on translations": ("student", "train_student")}
-    if run.dataset("judge") is not None:
+    stages = {
+        "source only": ("source", "train_segmenter"),
+        "PTL's last guide": (adapted_place(run), "adapt"),
+        "student on translations": ("student", "train_student"),
+    }
+    if run.datasets["judge"] is not None:
         stages["target labels (oracle)"] = ("judge", "train_segmenter")
     return {title: place for title, (place, stage) in stages.items() if run.stages.result(stage) is not None}
 
@@ -60,8 +63,10 @@ def agreement_rows(scores: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def _score_rows(first: str, entries: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     names = list(next(iter(entries.values()))["iou"]) if entries else []
-    rows = [[title, *(_percent(v) for v in (entry["miou"], entry["accuracy"], *entry["iou"].values()))]
-            for title, entry in entries.items()]
+    rows = [
+        [title, *(_percent(v) for v in (entry["miou"], entry["accuracy"], *entry["iou"].values()))]
+        for title, entry in entries.items()
+    ]
     return [first, "mIoU", "accuracy", *names], rows
 
 
@@ -75,8 +80,10 @@ def score_tables(scores: dict[str, Any]) -> str:
     if scores["networks"]:
         parts.append("Target test set, percent:\n" + text_table(*network_rows(scores)))
     if scores["agreement"]:
-        parts.append("Agreement of translations with their labels, by the judge, percent:\n"
-                     + text_table(*agreement_rows(scores)))
+        parts.append(
+            "Agreement of translations with their labels, by the judge, percent:\n"
+            + text_table(*agreement_rows(scores))
+        )
     return "\n\n".join(parts) or "no labelled target images in the config: nothing to score"
 
 
@@ -90,11 +97,25 @@ def sample_sheet(run: Experiment, rows: int = 2, columns: int = 4) -> None:
     total = run.config.denoiser.total
     # The guide is not looked at, but it is an operand: its untrained weights will do.
     images, _ = translate(
-        run.denoiser(), run.segmenter(run.segmenter_network(0)[1]), respace(run.betas, total, min(50, total)), grey,
-        np.zeros(grey.shape[:3], np.uint8), jnp.arange(count), run.knobs, method=run.unguided, mesh=run.mesh)
+        run.denoiser(),
+        run.segmenter(run.segmenter_network(0)[1]),
+        respace(run.betas, total, min(50, total)),
+        grey,
+        np.zeros(grey.shape[:3], np.uint8),
+        jnp.arange(count),
+        run.knobs,
+        method=run.unguided,
+        mesh=run.mesh,
+    )
     cells = list(np.asarray(images)[: rows * columns])
-    save(sheet([cells[r * columns:(r + 1) * columns] for r in range(rows)], [""] * columns,
-               title="unconditional samples of the denoiser"), run.workdir / "denoiser" / "samples.png")
+    save(
+        sheet(
+            [cells[r * columns : (r + 1) * columns] for r in range(rows)],
+            [""] * columns,
+            title="unconditional samples of the denoiser",
+        ),
+        run.workdir / "denoiser" / "samples.png",
+    )
 
 
 def translation_sheet(run: Experiment, count: int) -> Any:
@@ -108,15 +129,12 @@ def translation_sheet(run: Experiment, count: int) -> Any:
     sets.append((f"translated, n={run.config.translate.depth}", translated))
     if "unguided" in (c := compared(run)):
         sets.append(("unguided", c["unguided"][0]))
-    target = run.dataset("target")
-    assert target is not None
     rows = []
     for index in range(min(count, len(run.source), *(len(s) for _, s in sets))):
         name, example = run.source.name(index), run.source[index]
-        assert example.labels is not None
-        cells = [colorize(example.labels, run.source.classes), example.image]
+        cells = [colorize(example.known_labels(), run.source.classes), example.image]
         cells += [_by_name(dataset, name) for _, dataset in sets]
-        rows.append([*cells, target[index % len(target)].image])
+        rows.append([*cells, run.target[index % len(run.target)].image])
     columns = ["labels", "source", *(title for title, _ in sets), "a target image"]
     return sheet(rows, columns, classes=run.source.classes)
 
@@ -127,11 +145,11 @@ def _by_name(dataset: Dataset, name: str) -> np.ndarray:
 
 def prediction_sheet(run: Experiment, count: int) -> Any:
     """A row per test image: the image, its labels and what every network predicts."""
-    test = run.dataset("test")
+    test = run.datasets["test"]
     assert test is not None
     examples = [test[i] for i in range(min(count, len(test)))]
     images = [example.image for example in examples]
-    truth = [colorize(e.labels, test.classes) for e in examples if e.labels is not None]
+    truth = [colorize(e.known_labels(), test.classes) for e in examples]
     columns: list[Iterable[np.ndarray]] = [images, truth]
     titles = ["target image", "labels"]
     for title, place in networks(run).items():
@@ -151,33 +169,58 @@ def write_report(run: Experiment) -> Path:
     sections = []
     if scores["networks"]:
         header, rows = network_rows(scores)
-        bars = {title: [value or 0.0 for value in entry["iou"].values()]
-                for title, entry in scores["networks"].items()}
-        sections.append(Section("Segmentation of the target", [
-            Table(header, rows, "Target test set, percent.", dict.fromkeys(header[1:], "max")),
-            Svg(class_bars(run.names, bars, "IoU"), "IoU by class.")]))
+        bars = {title: [value or 0.0 for value in entry["iou"].values()] for title, entry in scores["networks"].items()}
+        sections.append(
+            Section(
+                "Segmentation of the target",
+                [
+                    Table(header, rows, "Target test set, percent.", dict.fromkeys(header[1:], "max")),
+                    Svg(class_bars(run.names, bars, "IoU"), "IoU by class."),
+                ],
+            )
+        )
     if (run.workdir / "translated").is_dir():
         blocks: list[Any] = [_picture(run, "translations", translation_sheet, "Source images and their translations.")]
         if scores["agreement"]:
             header, rows = agreement_rows(scores)
-            blocks.append(Table(header, rows, "Agreement of translations with their labels in the eyes of the judge, a "
-                                "network trained with target labels that guides nothing; percent."))
+            blocks.append(
+                Table(
+                    header,
+                    rows,
+                    "Agreement of translations with their labels in the eyes of the judge, a "
+                    "network trained with target labels that guides nothing; percent.",
+                )
+            )
         blocks.append(Svg(_ratio_curve(run), "rms(lambda Sigma gradient) / sigma by reverse step, mean over images."))
         sections.append(Section("Translations", blocks))
-    if run.dataset("test") is not None:
+    if run.datasets["test"] is not None:
         sections.append(Section("Predictions", [_picture(run, "predictions", prediction_sheet, "Target test images.")]))
     samples = run.workdir / "denoiser" / "samples.png"
     blocks = [Svg(_loss_curves(run, places, title), title) for title, places in _trained(run).items()]
     if samples.exists():
         blocks.insert(0, Picture(samples.read_bytes(), "Unconditional samples of the denoiser."))
     sections.append(Section("Training", blocks))
-    seconds = {name: (run.stages.result(name) or {}).get("seconds") for name in
-               ("train_denoiser", "train_segmenter", "adapt", "translate", "train_student", "evaluate")}
-    sections.append(Section("Settings", [
-        Table(["stage", "seconds"], [[name, value] for name, value in seconds.items() if value is not None],
-              "Time of each stage."), Settings(run.config.to_dict())]))
-    lead = (f"{len(run.source)} labelled source images, translated into the target domain by a diffusion model under "
-            "semantic-gradient guidance and progressive translation learning (Peng et al., ICCV 2023).")
+    seconds = {
+        name: (run.stages.result(name) or {}).get("seconds")
+        for name in ("train_denoiser", "train_segmenter", "adapt", "translate", "train_student", "evaluate")
+    }
+    sections.append(
+        Section(
+            "Settings",
+            [
+                Table(
+                    ["stage", "seconds"],
+                    [[name, value] for name, value in seconds.items() if value is not None],
+                    "Time of each stage.",
+                ),
+                Settings(run.config.to_dict()),
+            ],
+        )
+    )
+    lead = (
+        f"{len(run.source)} labelled source images, translated into the target domain by a diffusion model under "
+        "semantic-gradient guidance and progressive translation learning (Peng et al., ICCV 2023)."
+    )
     path = run.workdir / "report.html"
     write_page(path, page("sgg_jax: translated, adapted, scored", lead, sections))
     return path
@@ -193,17 +236,25 @@ def _picture(run: Experiment, name: str, draw: Callable[[Experiment, int], Any],
 def _ratio_curve(run: Experiment) -> str:
     records = read_lines(run.workdir / "translated" / "manifest.jsonl")
     ratios = np.mean([record["ratios"] for record in records], axis=0)
-    return curves({"guidance-to-noise ratio": (np.arange(len(ratios))[::-1].tolist(), ratios[::-1].tolist())},
-                  "reverse steps left", "ratio")
+    return curves(
+        {"guidance-to-noise ratio": (np.arange(len(ratios))[::-1].tolist(), ratios[::-1].tolist())},
+        "reverse steps left",
+        "ratio",
+    )
 
 
 def _trained(run: Experiment) -> dict[str, dict[str, str]]:
     """Loss plots: title -> {curve: directory}."""
     rounds = {f"round {n}": f"adapt/round{n}" for n in range(1, len(run.config.adapt.depths) + 1)}
-    plots = {"Loss of the denoiser": {"denoiser": "denoiser"},
-             "Loss of the segmenters": {"source": "source", "judge": "judge", **rounds, "student": "student"}}
-    return {title: present for title, places in plots.items()
-            if (present := {k: p for k, p in places.items() if (run.workdir / p / "metrics.jsonl").exists()})}
+    plots = {
+        "Loss of the denoiser": {"denoiser": "denoiser"},
+        "Loss of the segmenters": {"source": "source", "judge": "judge", **rounds, "student": "student"},
+    }
+    return {
+        title: present
+        for title, places in plots.items()
+        if (present := {k: p for k, p in places.items() if (run.workdir / p / "metrics.jsonl").exists()})
+    }
 
 
 def _loss_curves(run: Experiment, places: dict[str, str], title: str) -> str:
@@ -213,5 +264,5 @@ def _loss_curves(run: Experiment, places: dict[str, str], title: str) -> str:
         records = read_lines(run.workdir / place / "metrics.jsonl")
         width = min(25, len(records))
         smooth = np.convolve([r["loss"] for r in records], np.ones(width) / width, mode="valid")
-        series[name] = ([r["step"] for r in records][width - 1:], smooth.tolist())
+        series[name] = ([r["step"] for r in records][width - 1 :], smooth.tolist())
     return curves(series, "step", "loss", logy=True, title=title)

@@ -15,9 +15,22 @@ from sgg_jax.errors import InputError
 from sgg_jax.types import Array, Image, NoisyImage, StepIndex
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=[
-    "index", "step", "beta", "image_scale", "noise_scale", "image_scale_prev", "noise_scale_prev", "variance",
-    "mean_image", "mean_x"], meta_fields=[])
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "index",
+        "step",
+        "beta",
+        "image_scale",
+        "noise_scale",
+        "image_scale_prev",
+        "noise_scale_prev",
+        "variance",
+        "mean_image",
+        "mean_x",
+    ],
+    meta_fields=[],
+)
 @dataclass(frozen=True)
 class Step:
     """Constants of one reverse step (each a scalar), or of all of them (each [K]); float32 unless said.

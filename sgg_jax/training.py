@@ -86,8 +86,12 @@ def class_weights(histogram: np.ndarray, power: float) -> np.ndarray:
 
 def optimizer(weight_decay: float, clip: float) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019) for a learning rate of 1, after clipping by global norm."""
-    return optax.chain(optax.clip_by_global_norm(clip), optax.scale_by_adam(b2=0.99),
-                       optax.add_decayed_weights(weight_decay), optax.scale(-1.0))
+    return optax.chain(
+        optax.clip_by_global_norm(clip),
+        optax.scale_by_adam(b2=0.99),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale(-1.0),
+    )
 
 
 def init_state(params: Params, recipe: Recipe) -> TrainState:
@@ -175,13 +179,23 @@ def fit(
     return state.ema
 
 
-def _record(log: LineLog, step: int, metrics: dict[str, Array], rate: float, began: float, label: str,
-            progress: Progress) -> None:
+def _record(
+    log: LineLog, step: int, metrics: dict[str, Array], rate: float, began: float, label: str, progress: Progress
+) -> None:
     """Logs one step; stops the run where its loss is not finite."""
     loss = float(metrics["loss"])
     if not np.isfinite(loss):
-        raise InputError(f"the loss of {label} is {loss} at step {step}: lower its learning_rate (the checkpoints "
-                         "before this step are whole) and start a new --workdir")
-    log.append({"step": step, "loss": loss, "grad_norm": float(metrics["grad_norm"]), "learning_rate": rate,
-                "seconds": round(time.monotonic() - began, 3)})
+        raise InputError(
+            f"the loss of {label} is {loss} at step {step}: lower its learning_rate (the checkpoints "
+            "before this step are whole) and start a new --workdir"
+        )
+    log.append(
+        {
+            "step": step,
+            "loss": loss,
+            "grad_norm": float(metrics["grad_norm"]),
+            "learning_rate": rate,
+            "seconds": round(time.monotonic() - began, 3),
+        }
+    )
     progress.advance(note=f"loss {loss:.3f}")

@@ -5,6 +5,7 @@ runs its own images, and its own number of LCG microbatches, to the end.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -59,25 +60,49 @@ def translate(
     Returns the translations [B,H,W,3] uint8 and the guidance-to-noise ratio of every step [B,K] float32.
     """
 
-    def local(denoiser: Denoiser, segmenter: Segmenter, schedule: NoiseSchedule, knobs: Knobs,
-              image: Array, labels: Array, image_id: Array) -> tuple[Array, Array]:
+    def local(
+        denoiser: Denoiser,
+        segmenter: Segmenter,
+        schedule: NoiseSchedule,
+        knobs: Knobs,
+        image: Array,
+        labels: Array,
+        image_id: Array,
+    ) -> tuple[Array, Array]:
         image, labels = to_float(image), labels.astype(jnp.int32)
         keys = image_keys(jnp.asarray(knobs.seed), image_id)
         classes = jax.eval_shape(segmenter, image).shape[-1]
         pairs = present_pairs(labels, classes, method.microbatch)
         deepest = schedule.row(schedule.count - 1)
         x = add_noise(deepest, image, step_noise(keys, 0, image.shape[1:]))  # the SDEdit start
-        x, ratios = chain(denoiser, segmenter, method.guidance, method.reverse, schedule, x, labels, pairs, keys,
-                          jnp.float32(knobs.scale), jnp.float32(knobs.fill), jnp.float32(knobs.limit))
+        x, ratios = chain(
+            denoiser,
+            segmenter,
+            method.guidance,
+            method.reverse,
+            schedule,
+            x,
+            labels,
+            pairs,
+            keys,
+            jnp.float32(knobs.scale),
+            jnp.float32(knobs.fill),
+            jnp.float32(knobs.limit),
+        )
         return jnp.round((jnp.clip(x, -1, 1) + 1) * 127.5).astype(jnp.uint8), ratios
 
     over_devices = jax.shard_map(
-        local, mesh=mesh, in_specs=(P(), P(), P(), P(), P("data"), P("data"), P("data")), out_specs=P("data"),
-        check_vma=False)
+        local,
+        mesh=mesh,
+        in_specs=(P(), P(), P(), P(), P("data"), P("data"), P("data")),
+        out_specs=P("data"),
+        check_vma=False,
+    )
     return over_devices(denoiser, segmenter, schedule, knobs, image, labels, image_id)
 
 
-class Translated(NamedTuple):
+@dataclass(frozen=True)
+class Translated:
     """One finished image."""
 
     index: int  # in the data set
@@ -98,7 +123,7 @@ def translate_all(
     method: Method,
     mesh: Mesh,
 ) -> Iterator[Translated]:
-    """Translates dataset[i] for i in indices, in order, batch by batch; the last batch is padded and the padding dropped.
+    """Translates dataset[i] for i in indices, in order and in batches; padding of the last one is dropped.
 
     While a batch is written by the caller the next one already runs. Raises InputError where the batch does not divide
     over the devices or a file cannot be read.
@@ -107,13 +132,14 @@ def translate_all(
     denoiser, segmenter, schedule, knobs = replicate((denoiser, segmenter, schedule, knobs), mesh)
     running: tuple[list[int], np.ndarray, Any] | None = None
     for start in range(0, len(indices), batch_size):
-        kept = indices[start:start + batch_size]
+        kept = indices[start : start + batch_size]
         padded = kept + [kept[-1]] * (batch_size - len(kept))
         examples = [dataset[i] for i in padded]
-        image, labels = np.stack([e.image for e in examples]), np.stack([e.labels for e in examples])
+        image, labels = np.stack([e.image for e in examples]), np.stack([e.known_labels() for e in examples])
         ids = np.array([dataset.image_id(i) for i in padded], np.int32)
-        result = translate(denoiser, segmenter, schedule, *shard((image, labels, ids), mesh), knobs,
-                           method=method, mesh=mesh)
+        result = translate(
+            denoiser, segmenter, schedule, *shard((image, labels, ids), mesh), knobs, method=method, mesh=mesh
+        )
         if running is not None:
             yield from _finished(*running)
         running = (kept, labels, result)

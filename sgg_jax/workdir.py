@@ -20,8 +20,6 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def claim(workdir: Path, config: dict[str, Any]) -> None:
     """Writes config.json into a new run directory; in an old one, InputError naming every field that differs."""
     path = workdir / "config.json"
-    if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"--workdir {workdir} is a file: name a directory")
     if not path.exists():
         try:
             write_json(path, config)
@@ -33,11 +31,15 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}): restore it, or use a new --workdir") from error
     new = flatten(config)
-    changed = [f"{name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} now"
-               for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    changed = [
+        f"{name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} now"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
     if changed:
-        raise InputError(f"{workdir} was started with another config; use a new --workdir, or set back "
-                         + "; ".join(changed))
+        raise InputError(
+            f"{workdir} was started with another config; use a new --workdir, or set back " + "; ".join(changed)
+        )
 
 
 class Stages:

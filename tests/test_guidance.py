@@ -42,8 +42,8 @@ def local_objective(where, image):
     total = 0.0
     for b in range(where.labels.shape[0]):
         for c in range(CLASSES):
-            region = where.labels[b:b + 1] == c
-            masked = jnp.where(region[..., None], image[b:b + 1], where.fill)
+            region = where.labels[b : b + 1] == c
+            masked = jnp.where(region[..., None], image[b : b + 1], where.fill)
             total += log_likelihood(where.segmenter(masked), jnp.where(region, c, VOID))
     return total
 
@@ -88,7 +88,7 @@ def test_lcg_is_the_literal_class_loop(fill, microbatch):
                 masked = jnp.where(region[None, ..., None], image, fill)
                 return log_likelihood(where.segmenter(masked), masked_labels)
 
-            slope = jax.grad(of_class)(where.x[b:b + 1])[0]
+            slope = jax.grad(of_class)(where.x[b : b + 1])[0]
             wanted[b] += np.where(region[..., None], slope, 0)
     np.testing.assert_allclose(local_class(where), wanted, atol=1e-5 * np.abs(wanted).max())
 
@@ -125,8 +125,14 @@ def test_an_images_gradient_is_its_own(name):
     batch = point(mixing_segmenter(), given)
     together = VARIANTS[name](batch)
     for b in range(3):
-        alone = replace(batch, seen=batch.seen[b:b + 1], x=batch.x[b:b + 1], eps=batch.eps[b:b + 1],
-                        labels=given[b:b + 1], pairs=pairs(given[b:b + 1]))
+        alone = replace(
+            batch,
+            seen=batch.seen[b : b + 1],
+            x=batch.x[b : b + 1],
+            eps=batch.eps[b : b + 1],
+            labels=given[b : b + 1],
+            pairs=pairs(given[b : b + 1]),
+        )
         np.testing.assert_allclose(VARIANTS[name](alone)[0], together[b], rtol=1e-4, atol=1e-5)
 
 
@@ -225,5 +231,7 @@ def test_interval_guides_inside_only():
 
 def test_wrappers_of_equal_arguments_are_one_function():
     """jit compiles by function identity: building the same guidance twice must not compile twice."""
-    assert interval(clipped(at_denoised(global_scene), 2.0), 0, 9) is interval(clipped(at_denoised(global_scene), 2.0), 0, 9)
+    assert interval(clipped(at_denoised(global_scene), 2.0), 0, 9) is interval(
+        clipped(at_denoised(global_scene), 2.0), 0, 9
+    )
     assert alternate(global_scene, local_class) is VARIANTS["sgg"]

@@ -50,6 +50,16 @@ def literal_norm(x, groups, scale, bias):
     return out * scale + bias
 
 
+def made(kind, *args, **options):
+    """A layer whose weights are all random, drawn by numpy: no compile for each of their shapes."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: kind(*args, dtype="float32", rngs=nnx.Rngs(0), **options)))
+    return nnx.merge(graph, jax.tree.map(lambda leaf: jnp.asarray(draw(*leaf.shape)) / leaf.size**0.5, state))
+
+
+def literal_layer(layer, x):
+    return literal_conv(x, np.asarray(layer.kernel[...])) + np.asarray(layer.bias[...])
+
+
 # convolution
 
 
@@ -92,10 +102,9 @@ def test_conv2d_gradients_are_finite_differences(size):
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_conv_layer_is_convolution_and_bias(size):
-    layer = Conv(3, 4, size, dtype="float32", rngs=nnx.Rngs(0))
-    layer.bias[...] = jnp.asarray(draw(4))
-    x = draw(2, 4, 5, 3)
-    wanted = literal_conv(x, np.asarray(layer.kernel[...])) + draw(4)
+    layer, x = made(Conv, 3, 4, size), draw(2, 4, 5, 3)
+    wanted = literal_conv(x, np.asarray(layer.kernel[...])) + np.asarray(layer.bias[...])
+    assert layer.bias[...].any()
     np.testing.assert_allclose(layer(x), wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -164,10 +173,10 @@ def test_repeat_pixels_is_numpy_repeat():
 
 
 def test_downsample_is_a_stride_two_convolution():
-    layer = Downsample(3, 4, dtype="float32", rngs=nnx.Rngs(0))
+    layer = made(Downsample, 3, 4)
     x, kernel = draw(2, 4, 6, 3), np.asarray(layer.conv.kernel[...])[0, 0].reshape(2, 2, 3, 4)
     wanted = sum(x[:, di::2, dj::2] @ kernel[di, dj] for di in range(2) for dj in range(2))
-    np.testing.assert_allclose(layer(x), wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(layer(x), wanted + layer.conv.bias[...], rtol=1e-5, atol=1e-5)
 
 
 # blocks
@@ -177,32 +186,40 @@ def silu(x):
     return x / (1 + np.exp(-x))
 
 
-@pytest.mark.parametrize("outputs", [4, 6])
-def test_res_block_is_its_formula(outputs):
-    block = ResBlock(4, outputs, embedding=5, dtype="float32", rngs=nnx.Rngs(0))
+def normed(norm, groups, x):
+    return literal_norm(x, groups, np.asarray(norm.scale[...]), np.asarray(norm.bias[...]))
+
+
+def test_res_block_is_its_formula():
+    block, x = made(ResBlock, 4, 4), draw(2, 4, 4, 4)
+    h = literal_layer(block.conv1, silu(normed(block.norm1, 4, x)))
+    h = literal_layer(block.conv2, silu(normed(block.norm2, 4, h)))
+    np.testing.assert_allclose(block(x), x + h, rtol=1e-4, atol=1e-4)
+
+
+def test_conditioned_res_block_is_its_formula():
+    block = made(ResBlock, 4, 6, embedding=5)
     x, embedding = draw(2, 4, 4, 4), draw(2, 5)
     weights, biases = np.asarray(block.modulation.kernel[...]), np.asarray(block.modulation.bias[...])
     scale, shift = np.split(embedding @ weights + biases, 2, axis=-1)
-    h = literal_conv(silu(literal_norm(x, 4, 1.0, 0.0)), np.asarray(block.conv1.kernel[...]))
-    h = literal_norm(h, outputs, 1.0, 0.0) * (1 + scale[:, None, None]) + shift[:, None, None]
-    h = literal_conv(silu(h), np.asarray(block.conv2.kernel[...]))
-    skip = x if outputs == 4 else x @ np.asarray(block.skip.kernel[...])[0, 0]
-    np.testing.assert_allclose(block(x, embedding), skip + h, rtol=1e-4, atol=1e-4)
+    h = literal_layer(block.conv1, silu(normed(block.norm1, 4, x)))
+    h = normed(block.norm2, 6, h) * (1 + scale[:, None, None]) + shift[:, None, None]
+    h = literal_layer(block.conv2, silu(h))
+    np.testing.assert_allclose(block(x, embedding), literal_layer(block.skip, x) + h, rtol=1e-4, atol=1e-4)
 
 
 def test_attention_is_the_literal_softmax():
     channels, head = 8, 4
-    layer = Attention(channels, head=head, dtype="float32", rngs=nnx.Rngs(0))
-    layer.qkv.bias[...] = jnp.asarray(draw(3 * channels))
-    x = draw(2, 3, 2, channels)
-    flat = literal_norm(x, 8, 1.0, 0.0).reshape(2, 6, channels)
-    qkv = flat @ np.asarray(layer.qkv.kernel[...])[0, 0] + draw(3 * channels)
+    layer, x = made(Attention, channels, head=head), draw(2, 3, 2, channels)
+    layer.norm.scale[...] = jnp.full(channels, 8.0)  # far from even weights
+    qkv = literal_layer(layer.qkv, normed(layer.norm, 8, x)).reshape(2, 6, 3 * channels)
     mixed = np.zeros((2, 6, channels))
     for b, n, query in np.ndindex(2, channels // head, 6):
         q, k, v = (qkv[b, :, part * channels + n * head : part * channels + (n + 1) * head] for part in range(3))
         weights = np.array([np.exp(q[query] @ k[key] / np.sqrt(head)) for key in range(6)])
         mixed[b, query, n * head : (n + 1) * head] = weights / weights.sum() @ v
-    wanted = x + (mixed @ np.asarray(layer.out.kernel[...])[0, 0]).reshape(x.shape)
+        assert query or weights.max() > 2 * weights.min()
+    wanted = x + literal_layer(layer.out, mixed.reshape(x.shape))
     np.testing.assert_allclose(layer(x), wanted, rtol=1e-4, atol=1e-4)
 
 

@@ -33,8 +33,19 @@ def run_chain(denoiser, schedule, x, reverse=ancestral, guidance=unguided, scale
     given = jnp.full(x.shape[:3], VOID) if given is None else given
     keys = image_keys(jnp.int32(0), jnp.arange(x.shape[0]))
     return jax.jit(chain, static_argnums=(2, 3))(
-        denoiser, mixing_segmenter(), guidance, reverse, schedule, x, given, pairs(given), keys, jnp.float32(scale),
-        jnp.float32(0), limit)
+        denoiser,
+        mixing_segmenter(),
+        guidance,
+        reverse,
+        schedule,
+        x,
+        given,
+        pairs(given),
+        keys,
+        jnp.float32(scale),
+        jnp.float32(0),
+        limit,
+    )
 
 
 @pytest.mark.parametrize("betas", [linear(1000), cosine(1000)], ids=["linear", "cosine"])
@@ -58,8 +69,10 @@ def test_gaussian_chain_follows_its_recursion():
     image, _ = run_chain(gaussian_denoiser(whole, mean, variance), schedule, x)
     m, v = 0.5, 0.0
     for i in reversed(range(9)):
-        t = {name: float(getattr(schedule.row(i), name)) for name in
-             ("image_scale", "noise_scale", "mean_image", "mean_x", "variance")}
+        t = {
+            name: float(getattr(schedule.row(i), name))
+            for name in ("image_scale", "noise_scale", "mean_image", "mean_x", "variance")
+        }
         gain = t["image_scale"] * variance / (t["image_scale"] ** 2 * variance + t["noise_scale"] ** 2)
         slope = t["mean_image"] * gain + t["mean_x"]  # x0-hat = mean + gain * (x - image_scale * mean)
         m = t["mean_image"] * (mean - gain * t["image_scale"] * mean) + slope * m
@@ -120,8 +133,9 @@ def test_chain_is_the_literal_loop():
     """Every step in order, noise by (image, step), guidance alternating, ratios by row."""
     schedule, given = short_schedule(), labels()
     x = jax.random.normal(jax.random.key(5), (*given.shape, 3))
-    image, ratios = run_chain(smooth_denoiser(), schedule, x, guidance=VARIANTS["sgg"], scale=2.0, given=given,
-                              limit=jnp.float32(1.0))
+    image, ratios = run_chain(
+        smooth_denoiser(), schedule, x, guidance=VARIANTS["sgg"], scale=2.0, given=given, limit=jnp.float32(1.0)
+    )
     from toys import point  # a point gives the gradient at one step
 
     y = x
@@ -130,14 +144,30 @@ def test_chain_is_the_literal_loop():
         row = schedule.row(i)
         step = jnp.full(3, int(row.step))
         eps = smooth_denoiser()(y, step)
-        here = where.__class__(seen=y, x=y, eps=eps, row=row, labels=given, pairs=where.pairs, fill=jnp.float32(0),
-                               denoiser=where.denoiser, segmenter=where.segmenter)
+        here = where.__class__(
+            seen=y,
+            x=y,
+            eps=eps,
+            row=row,
+            labels=given,
+            pairs=where.pairs,
+            fill=jnp.float32(0),
+            denoiser=where.denoiser,
+            segmenter=where.segmenter,
+        )
         gradient = 2.0 * (global_scene if i % 2 == 0 else local_class)(here)
         sigma = np.sqrt(float(row.variance))
-        np.testing.assert_allclose(ratios[:, i], sigma * np.sqrt(np.mean(np.square(gradient), (1, 2, 3))),
-                                   rtol=1e-3, atol=1e-6)
-        noise = jnp.stack([jax.random.normal(jax.random.fold_in(jax.random.fold_in(jax.random.key(0), b),
-                                                                int(row.step) + 1), x.shape[1:]) for b in range(3)])
+        np.testing.assert_allclose(
+            ratios[:, i], sigma * np.sqrt(np.mean(np.square(gradient), (1, 2, 3))), rtol=1e-3, atol=1e-6
+        )
+        noise = jnp.stack(
+            [
+                jax.random.normal(
+                    jax.random.fold_in(jax.random.fold_in(jax.random.key(0), b), int(row.step) + 1), x.shape[1:]
+                )
+                for b in range(3)
+            ]
+        )
         clean = jnp.clip((y - row.noise_scale * eps) / row.image_scale, -1, 1)
         y = row.mean_image * clean + row.mean_x * y + row.variance * gradient + sigma * noise
     np.testing.assert_allclose(image, y, atol=2e-4)

@@ -39,8 +39,10 @@ def test_posterior_is_ddpm_eq_7(name):
     for k in (1, 2, 17, 500, 998):
         row = schedule.row(k)
         image, x = jnp.float32(0.3), jnp.float32(-1.2)
-        mean = (np.sqrt(alpha_bars[k - 1]) * betas[k] / (1 - alpha_bars[k]) * 0.3
-                + np.sqrt(alphas[k]) * (1 - alpha_bars[k - 1]) / (1 - alpha_bars[k]) * -1.2)
+        mean = (
+            np.sqrt(alpha_bars[k - 1]) * betas[k] / (1 - alpha_bars[k]) * 0.3
+            + np.sqrt(alphas[k]) * (1 - alpha_bars[k - 1]) / (1 - alpha_bars[k]) * -1.2
+        )
         variance = (1 - alpha_bars[k - 1]) / (1 - alpha_bars[k]) * betas[k]
         assert float(posterior_mean(row, image, x)) == pytest.approx(mean, rel=2e-6)
         assert float(row.variance) == pytest.approx(variance, rel=1e-6)

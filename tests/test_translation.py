@@ -1,7 +1,7 @@
 """The jitted entry: independence of batch and device, one compile, padding."""
 
 from collections import Counter
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,9 @@ def scene(count=4, seed=0):
 
 def run(data, mesh, *, method=SGG, knobs=KNOBS, schedule=None, segmenter=None):
     schedule = short_schedule() if schedule is None else schedule
-    return translate(smooth_denoiser(), segmenter or mixing_segmenter(), schedule, *data, knobs, method=method, mesh=mesh)
+    return translate(
+        smooth_denoiser(), segmenter or mixing_segmenter(), schedule, *data, knobs, method=method, mesh=mesh
+    )
 
 
 def rounding(a, b):
@@ -47,7 +49,7 @@ def test_an_image_is_the_same_alone_in_a_batch_and_on_four_devices(method, one_d
     rounding(together, spread)
     np.testing.assert_allclose(ratios, spread_ratios, rtol=1e-3, atol=1e-5)
     for i in range(4):
-        alone, _ = run(tuple(part[i:i + 1] for part in data), one_device, method=method)
+        alone, _ = run(tuple(part[i : i + 1] for part in data), one_device, method=method)
         rounding(alone[0], together[i])
     shuffled, _ = run(tuple(part[[2, 0, 3, 1]] for part in data), four_devices, method=method)
     rounding(shuffled, np.asarray(together)[[2, 0, 3, 1]])
@@ -57,8 +59,9 @@ def test_an_image_is_the_same_alone_in_a_batch_and_on_four_devices(method, one_d
 def test_scale_zero_is_bit_equal_to_unguided(variant, one_device):
     data = scene(3)
     for reverse in (ancestral, ddim(0.0)):
-        off, ratios = run(data, one_device, method=Method(VARIANTS[variant], reverse, 4),
-                          knobs=KNOBS._replace(scale=jnp.float32(0)))
+        off, ratios = run(
+            data, one_device, method=Method(VARIANTS[variant], reverse, 4), knobs=KNOBS._replace(scale=jnp.float32(0))
+        )
         plain, _ = run(data, one_device, method=Method(VARIANTS["none"], reverse, 4))
         np.testing.assert_array_equal(off, plain)
         np.testing.assert_array_equal(ratios, 0)
@@ -112,15 +115,22 @@ def test_one_compile_for_all_depths_weights_and_scales(one_device):
     seen = []
     for depth in (100, 400, 1000):
         for weight in (0.1, 0.2, 0.3):
-            translate(Partial(counting, jnp.float32(weight)), Partial(counting_segmenter, jnp.full((3, CLASSES), weight)),
-                      short_schedule(depth), *data, KNOBS._replace(scale=jnp.float32(weight)), method=SGG,
-                      mesh=one_device)
+            translate(
+                Partial(counting, jnp.float32(weight)),
+                Partial(counting_segmenter, jnp.full((3, CLASSES), weight)),
+                short_schedule(depth),
+                *data,
+                KNOBS._replace(scale=jnp.float32(weight)),
+                method=SGG,
+                mesh=one_device,
+            )
             seen.append(dict(traces))
     assert seen[0]["denoiser"] > 0
     assert all(entry == seen[0] for entry in seen)
 
 
-class Toy(NamedTuple):
+@dataclass(frozen=True)
+class Toy:
     """A data set of random scenes."""
 
     data: tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -144,8 +154,19 @@ class Toy(NamedTuple):
 def test_partial_batches_are_padded_and_the_padding_dropped(four_devices):
     toy = Toy(scene(7))
     wanted = [6, 0, 2, 5, 1, 3]
-    found = list(translate_all(smooth_denoiser(), mixing_segmenter(), short_schedule(), toy, wanted, KNOBS, batch_size=4,
-                               method=SGG, mesh=four_devices))
+    found = list(
+        translate_all(
+            smooth_denoiser(),
+            mixing_segmenter(),
+            short_schedule(),
+            toy,
+            wanted,
+            KNOBS,
+            batch_size=4,
+            method=SGG,
+            mesh=four_devices,
+        )
+    )
     assert [done.index for done in found] == wanted
     everything, _ = run(tuple(np.concatenate([part, part[:1]]) for part in toy.data), four_devices)
     for done in found:
@@ -155,5 +176,16 @@ def test_partial_batches_are_padded_and_the_padding_dropped(four_devices):
 
 def test_a_batch_that_does_not_divide_is_refused(four_devices):
     with pytest.raises(InputError, match="multiple of 4"):
-        list(translate_all(smooth_denoiser(), mixing_segmenter(), short_schedule(), Toy(scene(2)), [0], KNOBS,
-                           batch_size=6, method=SGG, mesh=four_devices))
+        list(
+            translate_all(
+                smooth_denoiser(),
+                mixing_segmenter(),
+                short_schedule(),
+                Toy(scene(2)),
+                [0],
+                KNOBS,
+                batch_size=6,
+                method=SGG,
+                mesh=four_devices,
+            )
+        )

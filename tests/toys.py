@@ -26,8 +26,11 @@ def _pixelwise(params, image):
 def mixing_segmenter(seed: int = 0):
     """Logits of every pixel depend on the whole image."""
     a, b, c = (jax.random.key(3 * seed + i) for i in range(3))
-    params = {"a": jax.random.normal(a, (3, 3, 3, 8)) / 3, "b": jax.random.normal(b, (3, 3, 8, 8)) / 5,
-              "c": jax.random.normal(c, (8, CLASSES))}
+    params = {
+        "a": jax.random.normal(a, (3, 3, 3, 8)) / 3,
+        "b": jax.random.normal(b, (3, 3, 8, 8)) / 5,
+        "c": jax.random.normal(c, (8, CLASSES)),
+    }
     return Partial(_mixing, params)
 
 
@@ -63,8 +66,17 @@ def point(segmenter, given: jax.Array, *, microbatch: int = 4, fill: float = 0.0
     row = schedule.row(5)
     denoiser = smooth_denoiser()
     eps = denoiser(x, jnp.broadcast_to(row.step, x.shape[:1]))
-    return Point(seen=x, x=x, eps=eps, row=row, labels=given, pairs=pairs(given, microbatch), fill=jnp.float32(fill),
-                 denoiser=denoiser, segmenter=segmenter)
+    return Point(
+        seen=x,
+        x=x,
+        eps=eps,
+        row=row,
+        labels=given,
+        pairs=pairs(given, microbatch),
+        fill=jnp.float32(fill),
+        denoiser=denoiser,
+        segmenter=segmenter,
+    )
 
 
 def pairs(given: jax.Array, microbatch: int = 4) -> Pairs:

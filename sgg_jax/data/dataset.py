@@ -4,6 +4,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from sgg_jax.errors import InputError
+
 VOID = 255
 """Train id of pixels that belong to no class; they never count, neither in a loss nor in a score."""
 
@@ -19,6 +21,12 @@ class ClassInfo(NamedTuple):
 class Example(NamedTuple):
     image: np.ndarray  # [H,W,3] uint8 RGB
     labels: np.ndarray | None  # [H,W] uint8 train ids, VOID where there is none; None in an unlabelled set
+
+    def known_labels(self) -> np.ndarray:
+        """The labels of an example that must have some; InputError otherwise."""
+        if self.labels is None:
+            raise InputError("this data set has no labels: name its label files in the config")
+        return self.labels
 
 
 class Dataset(Protocol):

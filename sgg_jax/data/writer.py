@@ -197,10 +197,10 @@ def read_classes(directory: str) -> tuple[ClassInfo, ...]:
         raise InputError(f"{path} is not the class table of a written set ({reason}); export the set again") from error
 
 
-def export(dataset: Dataset, directory: str, progress: Callable[[int, int], None] | None = None) -> None:
+def export(dataset: Dataset, directory: str, progress: Callable[[], None] | None = None) -> None:
     """Write a labelled data set in the layout of TranslationWriter, going on where an earlier export stopped.
 
-    `progress(done, total)` is called after each example. Raises InputError if the set has no labels, an example cannot
+    `progress()` is called after each example. Raises InputError if the set has no labels, an example cannot
     be read, the directory cannot be written, or the directory holds another data set.
     """
     if not dataset.labelled:
@@ -218,14 +218,15 @@ def export(dataset: Dataset, directory: str, progress: Callable[[int, int], None
             assert labels is not None
             writer.write(name, image, labels, {"image_id": dataset.image_id(index)})
         if progress is not None:
-            progress(index + 1, len(names))
+            progress()
 
 
 def _same(dataset: Dataset, index: int, directory: str) -> bool:
     """Whether the written example has the bytes of the data set's."""
     example, file = dataset[index], f"{dataset.name(index)}.png"
     return np.array_equal(example.image, read_image(os.path.join(directory, "images", file))) and np.array_equal(
-        example.labels, read_label_ids(os.path.join(directory, "labels", file))  # type: ignore[arg-type]
+        example.labels,
+        read_label_ids(os.path.join(directory, "labels", file)),  # type: ignore[arg-type]
     )
 
 

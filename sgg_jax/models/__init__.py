@@ -13,6 +13,6 @@ DENOISERS = {"unet": UNet}
 SEGMENTERS = {"encoder_decoder": EncoderDecoder}
 
 
-def build(network: type[nnx.Module], seed: int, **options: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
+def build(network: Callable[..., nnx.Module], seed: int, **options: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
     """(apply, params) of a freshly initialised network; ValueError where its options do not fit together."""
     return functional(network(**options, rngs=nnx.Rngs(seed)))

@@ -122,7 +122,7 @@ class ResBlock(nnx.Module):
 
     def __call__(self, x: Array, embedding: Array | None = None) -> Array:
         h = self.conv1(jax.nn.silu(self.norm1(x)))
-        if self.modulation is None:
+        if self.modulation is None or embedding is None:
             h = self.norm2(h)
         else:
             scale, shift = jnp.split(self.modulation(embedding), 2, axis=-1)

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sgg_jax.models.layers import (
-    Array, Conv, Downsample, GroupNorm, ResBlock, depth_to_space, repeat_pixels, space_to_depth)
+    Array,
+    Conv,
+    Downsample,
+    GroupNorm,
+    ResBlock,
+    depth_to_space,
+    repeat_pixels,
+    space_to_depth,
+)
 
 
 class EncoderDecoder(nnx.Module):
@@ -16,8 +24,9 @@ class EncoderDecoder(nnx.Module):
     every pixel has its own although no layer runs at full resolution. H and W must be multiples of `stride`.
     """
 
-    def __init__(self, classes: int, widths: tuple[int, ...], blocks: int, patch: int, *,
-                 dtype: str = "float32", rngs: nnx.Rngs):
+    def __init__(
+        self, classes: int, widths: tuple[int, ...], blocks: int, patch: int, *, dtype: str = "float32", rngs: nnx.Rngs
+    ):
         self.stride = patch * 2 ** (len(widths) - 1)
         self.patch = patch
 

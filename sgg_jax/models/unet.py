@@ -6,7 +6,16 @@ import numpy as np
 from flax import nnx
 
 from sgg_jax.models.layers import (
-    Array, Attention, Conv, Downsample, GroupNorm, ResBlock, depth_to_space, repeat_pixels, space_to_depth)
+    Array,
+    Attention,
+    Conv,
+    Downsample,
+    GroupNorm,
+    ResBlock,
+    depth_to_space,
+    repeat_pixels,
+    space_to_depth,
+)
 
 
 def step_features(step: Array, channels: int) -> Array:
@@ -24,8 +33,16 @@ class UNet(nnx.Module):
     patch: block of the space-to-depth stem, 1 for none. H and W must be multiples of `stride`.
     """
 
-    def __init__(self, widths: tuple[int, ...], blocks: int, attention: tuple[int, ...], patch: int, *,
-                 dtype: str = "float32", rngs: nnx.Rngs):
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        blocks: int,
+        attention: tuple[int, ...],
+        patch: int,
+        *,
+        dtype: str = "float32",
+        rngs: nnx.Rngs,
+    ):
         self.stride = patch * 2 ** (len(widths) - 1)
         self.patch = patch
         self.features = widths[0]
@@ -50,8 +67,9 @@ class UNet(nnx.Module):
             down.append(nnx.List(row))
         self.down = nnx.List(down)
         self.shrink = nnx.List([Downsample(w, w, dtype=dtype, rngs=rngs) for w in widths[:-1]])
-        self.middle = nnx.List([block(channels, channels), Attention(channels, dtype=dtype, rngs=rngs),
-                                block(channels, channels)])
+        self.middle = nnx.List(
+            [block(channels, channels), Attention(channels, dtype=dtype, rngs=rngs), block(channels, channels)]
+        )
         up: list[nnx.List] = []
         for level, width in reversed(list(enumerate(widths))):
             row = []

@@ -1,0 +1,67 @@
+"""The data sets of a run by their role. Without jax, so that a wrong path is told before anything slow starts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sgg_jax.data import DATASETS
+from sgg_jax.data.dataset import ClassInfo, Dataset
+from sgg_jax.errors import InputError
+
+ROLES = ("source", "target", "judge", "test")
+LABELLED = ("source", "judge", "test")
+OPTIONAL = ("judge", "test")
+
+
+def choose(table: Mapping[str, Any], name: str, field: str) -> Any:
+    """table[name]; InputError with the choices where there is no such name."""
+    if name not in table:
+        raise InputError(f"config.{field} is {name!r}: choose one of {', '.join(table)}")
+    return table[name]
+
+
+def open_roles(data: ConfigDict) -> dict[str, Dataset | None]:
+    """The data set of every role of config.data; None where its name is "none".
+
+    InputError, naming the field or the file, where one cannot be opened or two do not have the same classes.
+    """
+    if len(tuple(data.size)) != 2:
+        raise InputError(f"config.data.size is {tuple(data.size)}: give (height, width)")
+    found = {role: _open(data, role) for role in ROLES}
+    source = found["source"]
+    for role, dataset in found.items():
+        if source and dataset and [c.name for c in dataset.classes] != [c.name for c in source.classes]:
+            raise InputError(
+                f"config.data.{role} and config.data.source have different classes: "
+                "give both the same class table in config.data.classes"
+            )
+    return found
+
+
+def _open(data: ConfigDict, role: str) -> Dataset | None:
+    name = data[role].name
+    if name == "none" and role in OPTIONAL:
+        return None
+    constructor = choose(DATASETS, name, f"data.{role}.name")
+    options = data[role][name].to_dict()
+    if name != "streets":
+        options["classes"] = class_table(data.classes)
+    try:
+        dataset: Dataset = constructor(size=tuple(data.size), **options)
+    except InputError as error:
+        raise InputError(f"config.data.{role}.{name}: {error}") from error
+    if role in LABELLED and not dataset.labelled:
+        raise InputError(f"config.data.{role} needs labels: set config.data.{role}.{name}.labels")
+    return dataset
+
+
+def class_table(rows: Any) -> tuple[ClassInfo, ...]:
+    """config.data.classes as a table; InputError where a row is not (name, (label values,), (red, green, blue))."""
+    try:
+        return tuple(ClassInfo(str(n), tuple(map(int, ids)), (int(r), int(g), int(b))) for n, ids, (r, g, b) in rows)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            "config.data.classes must be rows of (name, (label values,), (red, green, blue)), such as "
+            "('road', (7,), (128, 64, 128))"
+        ) from error

@@ -1,0 +1,124 @@
+"""Scores against literal loops over pixels; predictions keep order and count whatever the batch."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from sgg_jax.data.dataset import VOID, ClassInfo, Example
+from sgg_jax.errors import InputError
+from sgg_jax.evaluation import class_iou, confusion_matrix, mean_iou, pixel_accuracy, predictions, score, summary
+
+
+def literal_confusion(predicted, labels, classes):
+    confusion = np.zeros((classes, classes), int)
+    for guess, truth in zip(predicted.ravel(), labels.ravel(), strict=True):
+        if truth != VOID:
+            confusion[truth, guess] += 1
+    return confusion
+
+
+def pair(seed, classes=4, shape=(6, 7)):
+    rng = np.random.default_rng(seed)
+    labels = rng.choice([*range(classes), VOID], shape).astype(np.uint8)
+    return rng.integers(0, classes, shape).astype(np.uint8), labels
+
+
+@pytest.mark.parametrize("classes", [1, 4, 19])
+def test_confusion_is_the_literal_loop(classes):
+    predicted, labels = pair(classes, classes)
+    confusion = confusion_matrix(predicted, labels, classes)
+    np.testing.assert_array_equal(confusion, literal_confusion(predicted, labels, classes))
+    assert confusion.dtype == np.int64 and confusion.sum() == (labels != VOID).sum()
+
+
+def test_confusion_of_many_classes_does_not_wrap():
+    """uint8 times the number of classes would."""
+    confusion = confusion_matrix(np.array([[199]], np.uint8), np.array([[198]], np.uint8), 200)
+    assert confusion[198, 199] == 1 and confusion.sum() == 1
+
+
+def test_void_alone_scores_nothing():
+    confusion = confusion_matrix(np.zeros((2, 2), np.uint8), np.full((2, 2), VOID, np.uint8), 3)
+    assert not confusion.any()
+    assert (
+        np.isnan(class_iou(confusion)).all() and np.isnan(mean_iou(confusion)) and np.isnan(pixel_accuracy(confusion))
+    )
+
+
+def test_iou_is_overlap_over_union_of_the_masks():
+    predicted, labels = pair(1)
+    iou, known = class_iou(confusion_matrix(predicted, labels, 4)), labels != VOID
+    for c in range(4):
+        guess, truth = (predicted == c) & known, labels == c
+        assert iou[c] == pytest.approx((guess & truth).sum() / (guess | truth).sum(), rel=1e-12)
+
+
+def test_absent_classes_are_left_out_of_the_mean():
+    labels = np.array([[0, 0, 1, VOID]], np.uint8)
+    predicted = np.array([[0, 2, 1, 3]], np.uint8)  # 2 is predicted only: IoU 0. 3 stands on void only: absent
+    confusion = confusion_matrix(predicted, labels, 5)
+    np.testing.assert_array_equal(class_iou(confusion), [1 / 2, 1, 0, np.nan, np.nan])
+    assert mean_iou(confusion) == pytest.approx((1 / 2 + 1 + 0) / 3)
+    assert pixel_accuracy(confusion) == pytest.approx(2 / 3)
+
+
+def test_summary_is_valid_json_with_null_for_absent_classes():
+    confusion = confusion_matrix(np.array([0, 1], np.uint8), np.array([0, 0], np.uint8), 3)
+    found = json.loads(json.dumps(summary(confusion, ["a", "b", "c"]), allow_nan=False))
+    assert found == {"miou": 0.25, "accuracy": 0.5, "iou": {"a": 0.5, "b": 0.0, "c": None}}
+
+
+# networks
+
+
+def nearest_color(table, image):
+    """A segmenter: minus the distance of each pixel to each class's colour. [C,3] in [-1,1]."""
+    return -jnp.sum(jnp.square(image[..., None, :] - table), -1)
+
+
+COLORS = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [255, 255, 255]], np.uint8)
+SEGMENTER = Partial(nearest_color, jnp.asarray(COLORS / 127.5 - 1, jnp.float32))
+
+
+def painted(seed):
+    """(image, what the segmenter must say of it)"""
+    rng = np.random.default_rng(seed)
+    classes = rng.integers(0, 4, (4, 5)).astype(np.uint8)
+    return np.clip(COLORS[classes] + rng.integers(-40, 40, (4, 5, 3)), 0, 255).astype(np.uint8), classes
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 6, 8])
+def test_predictions_keep_order_and_count(four_devices, count):
+    images, wanted = zip(*map(painted, range(count)), strict=True) if count else ((), ())
+    found = list(predictions(SEGMENTER, iter(images), 4, four_devices))
+    assert len(found) == count and all(one.dtype == np.uint8 for one in found)
+    np.testing.assert_array_equal(np.array(found), np.array(wanted))
+
+
+def test_predictions_need_a_batch_that_divides(four_devices):
+    with pytest.raises(InputError, match=r"evaluate.batch_size is 6.*4 devices"):
+        next(predictions(SEGMENTER, [painted(0)[0]], 6, four_devices))
+
+
+class Painted:
+    classes = tuple(ClassInfo(name, (i,), (0, 0, 0)) for i, name in enumerate("abcd"))
+    size = (4, 5)
+    labelled = True
+
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, index):
+        return Example(painted(index)[0], pair(index, shape=self.size)[1])
+
+
+@pytest.mark.parametrize("batch_size", [4, 8])
+def test_score_is_the_literal_sum(four_devices, batch_size):
+    indices = [7, 0, 3, 8, 2]
+    wanted = sum(literal_confusion(painted(i)[1], pair(i, shape=(4, 5))[1], 4) for i in indices)
+    found = score(SEGMENTER, Painted(), iter(indices), batch_size, four_devices)
+    np.testing.assert_array_equal(found, wanted)
+    assert found.dtype == np.int64

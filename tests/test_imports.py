@@ -1,0 +1,96 @@
+"""Imports run one way, and every library stays in its room."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A module may import those that stand before it, folders included. models/ and data/ import nothing but errors.
+ORDER = [
+    "errors",
+    "compiler",
+    "data",
+    "roles",
+    "models",
+    "report",
+    "records",
+    "progress",
+    "types",
+    "schedule",
+    "losses",
+    "augmentation",
+    "devices",
+    "guidance",
+    "sampling",
+    "translation",
+    "evaluation",
+    "checkpoints",
+    "training",
+    "ptl",
+    "workdir",
+    "experiment",
+    "planning",
+    "results",
+    "pipeline",
+]
+LIBRARIES = {  # where a library may be imported: modules or folders of sgg_jax, and files beside it
+    "flax": {"models"},
+    "tensorflow_datasets": {"data"},
+    "orbax": {"checkpoints"},
+    "optax": {"training"},
+    "ml_collections": {"configs", "main", "roles", "experiment", "pipeline"},
+    "matplotlib": {"report"},
+    "tqdm": {"progress"},
+}
+WITHOUT_JAX = {"errors", "compiler", "data", "report", "records", "progress", "ptl", "workdir", "roles"}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return found
+
+
+def room(path: Path) -> str:
+    """Module or folder of sgg_jax, or the file or folder beside it."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == "sgg_jax" else parts[0]
+
+
+def sources() -> list[Path]:
+    files = [*ROOT.glob("sgg_jax/**/*.py"), *ROOT.glob("configs/*.py"), ROOT / "main.py"]
+    return [path for path in files if path != ROOT / "sgg_jax" / "__init__.py"]
+
+
+def test_every_module_has_its_place():
+    assert {room(path) for path in ROOT.glob("sgg_jax/**/*.py")} - {"__init__"} == set(ORDER)
+
+
+def test_imports_run_one_way():
+    for path in ROOT.glob("sgg_jax/**/*.py"):
+        here = room(path)
+        if here == "__init__":
+            continue
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] != "sgg_jax" or len(parts) < 2 or parts[1] == here:
+                continue
+            assert ORDER.index(parts[1]) < ORDER.index(here), f"{path}: {name} comes later than {here}"
+            if here in ("data", "models"):
+                assert parts[1] == "errors", f"{path}: {here}/ imports nothing of the rest"
+
+
+def test_libraries_stay_in_their_rooms():
+    for path in sources():
+        for name in imports(path):
+            library = name.split(".")[0]
+            if library in LIBRARIES:
+                assert room(path) in LIBRARIES[library], f"{path} imports {library}"
+            if library in ("jax", "jaxlib") and room(path) in WITHOUT_JAX:
+                raise AssertionError(f"{path} imports jax")
+            assert library != "utils"

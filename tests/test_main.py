@@ -1,0 +1,79 @@
+"""The command line: every mistake gets one sentence and exit code 2, without waiting for jax."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "main.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_help_names_every_stage():
+    from main import STAGES
+    from sgg_jax import pipeline
+
+    found = run("--help")
+    assert found.returncode == 0
+    assert all(stage in found.stdout for stage in STAGES)
+    assert set(STAGES) == {"run", "plan", "export_streets", *pipeline.STAGES}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["trian"], "invalid choice: 'trian'"),
+        (["run", "--workdir", "x"], "the following arguments are required: --config"),
+        (["run", "--config", "configs/no.py", "--workdir", "x"], "configs/no.py: there is no such file"),
+        (["run", "--config", "README.md", "--workdir", "x"], "README.md"),
+        (["run", "--config", "configs/quick.py", "--workdir", "x", "--config.translate.dpeth=3"], "translate.dpeth"),
+        (["run", "--config", "configs/quick.py", "--workdir", "x", "--config.translate.depth=deep"], "deep"),
+        (["run", "--config", "configs/quick.py", "--workdir", "x", "again"], "do not know what to do with again"),
+        (["run", "--config", "configs/quick.py", "--workdir", "main.py"], "main.py is a file"),
+        (["run", "--config", "configs/folders.py", "--workdir", "x"], "config.data.source"),
+        (
+            ["run", "--config", "configs/folders.py", "--workdir", "x", "--config.data.source.folder.images=/no/where"],
+            "/no/where",
+        ),
+    ],
+)
+def test_mistakes_get_a_sentence(arguments, sentence):
+    found = run(*arguments)
+    assert found.returncode == 2
+    assert sentence in found.stderr
+    assert "Traceback" not in found.stderr
+    assert len(found.stderr.strip().splitlines()) <= 2
+    assert not (ROOT / "x").exists()
+
+
+def test_mistakes_do_not_wait_for_jax():
+    check = (
+        "import sys, main\n"
+        "from sgg_jax.errors import InputError\n"
+        "try: main.load_config('configs/quick.py', ['--config.sed=3'])\n"
+        "except InputError as error: print(error)\n"
+        "print('jax' in sys.modules, 'flax' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "sed" in found.stdout.splitlines()[0]
+    assert found.stdout.splitlines()[-1] == "False False"
+
+
+def test_fields_are_set_from_the_command_line():
+    from main import load_config
+
+    config = load_config("configs/quick.py", ["--config.translate.depth=123", "--config.data.size=(16, 32)"])
+    assert config.translate.depth == 123
+    assert tuple(config.data.size) == (16, 32)
+    assert config.translate.steps == 8  # the rest is the file's
+
+
+def test_every_config_loads():
+    from main import load_config
+
+    for path in (ROOT / "configs").glob("*.py"):
+        assert load_config(str(path), []).seed == 0

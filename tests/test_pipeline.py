@@ -1,0 +1,188 @@
+"""The stages together, on tiny networks: files, resuming, refusals, and files in place of the built-in data."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import folders, quick
+from sgg_jax import pipeline
+from sgg_jax.data.writer import open_export
+from sgg_jax.errors import InputError
+from sgg_jax.pipeline import main
+
+
+def tiny():
+    """Every stage in seconds on four virtual devices."""
+    config = quick.get_config()
+    config.data.size = (16, 32)
+    for role, count in dict(source=6, target=12, judge=8, test=8).items():
+        config.data[role].streets.count = count
+    config.denoiser.unet.widths = (32, 32)
+    config.segmenter.encoder_decoder.widths = (8, 16)
+    for section in (config.denoiser, config.segmenter, config.adapt, config.student):
+        section.training.steps = 4
+        section.training.batch_size = 4
+        section.training.save_every = 2
+    config.translate.batch_size = 4
+    config.translate.steps = 3
+    config.translate.compare = 5
+    config.evaluate.batch_size = 4
+    config.report.examples = 2
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A directory in which all stages ran."""
+    workdir = tmp_path_factory.mktemp("run")
+    main("run", tiny(), workdir)
+    return workdir
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*.png"))}
+
+
+def test_every_stage_leaves_its_files(finished):
+    for place in ("denoiser", "source", "judge", "adapt/round1", "adapt/round2", "student"):
+        records = [json.loads(line) for line in (finished / place / "metrics.jsonl").read_text().splitlines()]
+        assert [record["step"] for record in records] == [1, 2, 3, 4]
+        assert (finished / place / "checkpoints" / "4").is_dir()
+    for place, count in (("translated", 6), ("unguided", 5), ("adapt/round1/translated", 6)):
+        assert len(list((finished / place / "images").glob("*.png"))) == count
+        manifest = [json.loads(line) for line in (finished / place / "manifest.jsonl").read_text().splitlines()]
+        assert {record["guidance"] for record in manifest} == {"none" if place == "unguided" else "sgg"}
+        assert all((record["ratio"] > 0) == (place != "unguided") for record in manifest)
+    assert json.loads((finished / "config.json").read_text())["data"]["size"] == [16, 32]
+    scores = json.loads((finished / "scores.json").read_text())
+    assert set(scores["networks"]) == {
+        "source only", "PTL's last guide", "student on translations", "target labels (oracle)"
+    }  # fmt: skip
+    assert scores["agreement"]["guided"]["images"] == scores["agreement"]["unguided"]["images"] == 5
+    page = (finished / "report.html").read_text()
+    assert "Segmentation of the target" in page
+    assert "data:image/png;base64," in page
+    for name in ("denoiser/samples.png", "pictures/translations.png", "pictures/predictions.png"):
+        with Image.open(finished / name) as picture:
+            assert min(picture.size) > 50
+    rows = json.loads((finished / "plan.json").read_text())["rows"]
+    assert {row["stage"].split(":")[0] for row in rows} == {
+        "train_denoiser", "train_segmenter", "adapt", "translate", "train_student", "evaluate"
+    }  # fmt: skip
+    assert all(row["seconds"] > 0 and row["flops"] > 0 for row in rows)
+
+
+def test_the_labels_of_a_translation_are_those_of_its_source(finished):
+    source = pipeline.Experiment(tiny(), finished).source
+    translated = open_export(str(finished / "translated"), (16, 32))
+    for index in range(6):
+        assert translated.name(index) == source.name(index)
+        np.testing.assert_array_equal(translated[index].labels, source[index].labels)
+        assert (translated[index].image != source[index].image).mean() > 0.5
+
+
+def test_the_same_command_again_says_that_it_is_done(finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    main("run", tiny(), finished)
+    assert capsys.readouterr().out.count("finished already") == 7
+    main("translate", tiny(), finished)
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_a_changed_config_is_refused_with_the_fields(finished):
+    config = tiny()
+    config.translate.depth = 444
+    config.data.source.streets.count = 5
+    with pytest.raises(InputError) as refusal:
+        main("run", config, finished)
+    assert "translate.depth: 500 there, 444 now" in str(refusal.value)
+    assert "data.source.streets.count: 6 there, 5 now" in str(refusal.value)
+    assert "seed" not in str(refusal.value)
+
+
+def test_what_is_missing_is_done_again_and_the_same(finished, tmp_path):
+    """As after a kill: translations half there, stages not marked. The rest is done, with the same bytes."""
+    again = tmp_path / "again"
+    shutil.copytree(finished, again)
+    wanted = files(finished / "translated") | files(finished / "unguided")
+    for name in ("translate", "train_student", "evaluate", "report"):
+        (again / "stages" / f"{name}.json").unlink()
+    shutil.rmtree(again / "student")
+    kept = sorted((again / "translated" / "images").glob("*.png"))[2]
+    untouched = kept.stat().st_mtime_ns
+    for lost in sorted((again / "translated" / "images").glob("*.png"))[3:]:
+        lost.unlink()
+    main("run", tiny(), again)
+    assert kept.stat().st_mtime_ns == untouched
+    assert files(again / "translated") | files(again / "unguided") == wanted
+    assert (again / "scores.json").read_text() == (finished / "scores.json").read_text()
+
+
+def test_stages_out_of_order_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"adapt needs what train_denoiser, train_segmenter makes"):
+        main("adapt", tiny(), tmp_path)
+    with pytest.raises(InputError, match="guide to source"):
+        main("translate", tiny(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda c: c.update(seed=-1), "seed"),
+        (lambda c: c.translate.update(guidance="ssg"), "config.translate.guidance is 'ssg': choose one of none, gsg"),
+        (lambda c: c.translate.update(look="x"), "translate.look"),
+        (lambda c: c.translate.update(sampler="x"), "ddpm, ddim"),
+        (lambda c: c.translate.update(guide="x"), "adapted, source"),
+        (lambda c: c.translate.update(depth=1001), r"depth is 1001: it must lie in 1\.\.1000"),
+        (lambda c: c.adapt.update(depths=(300, 200)), "each larger than the one before"),
+        (lambda c: c.data.update(size=(18, 32)), "multiple"),
+        (lambda c: c.denoiser.update(schedule="x"), "linear, cosine"),
+        (lambda c: c.denoiser.update(network="x"), "choose one of unet"),
+        (lambda c: c.denoiser.unet.update(widths=(30, 30)), "denoiser.unet does not describe a network"),
+        (lambda c: c.segmenter.training.update(batch_size=0), "at least 1"),
+        (lambda c: c.data.test.update(name="folder"), "config.data.classes"),
+        (lambda c: c.data.test.update(name="nothing"), "data.test.name"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_any_work(tmp_path, change, sentence):
+    config = tiny()
+    change(config)
+    with pytest.raises(InputError, match=sentence):
+        main("train_segmenter", config, tmp_path / "new")
+    assert not (tmp_path / "new" / "source").exists()
+
+
+def on_folders(root: Path):
+    """The tiny run, reading the files that export_streets wrote."""
+    config = tiny()
+    config.data.classes = folders.get_config().data.classes
+    for role in ("source", "target", "judge", "test"):
+        config.data[role].name = "folder"
+        config.data[role].folder.images = str(root / role / "images")
+        config.data[role].folder.labels = "" if role == "target" else str(root / role / "labels")
+    return config
+
+
+def test_exported_streets_give_the_same_run_as_the_built_in(finished, tmp_path):
+    main("export_streets", tiny(), tmp_path / "export")
+    config = on_folders(tmp_path / "export" / "streets")
+    main("run", config, tmp_path / "run")
+    for place in ("adapt/round1/translated", "translated", "unguided"):
+        assert files(tmp_path / "run" / place) == files(finished / place)
+    assert (tmp_path / "run" / "scores.json").read_text() == (finished / "scores.json").read_text()
+
+
+def test_without_target_labels_there_is_no_judge_and_no_score(tmp_path, capsys):
+    config = tiny()
+    config.data.judge.name = config.data.test.name = "none"
+    config.translate.guide = "source"
+    config.translate.compare = 0
+    for stage in ("train_denoiser", "train_segmenter", "translate", "evaluate", "report"):
+        main(stage, config, tmp_path)
+    assert not (tmp_path / "judge").exists()
+    assert "nothing to score" in capsys.readouterr().out
+    assert "Predictions" not in (tmp_path / "report.html").read_text()
