@@ -56,8 +56,9 @@ def load_config(path: str, overrides: list[str]) -> ConfigDict:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         rest = values(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
-        reason = error.args[0] if isinstance(error, KeyError) else error  # a KeyError shows the repr of its text
-        raise InputError(f"in the settings {' '.join(overrides)}: {' '.join(str(reason).split())}") from error
+        reason = str(error).replace("\\n", " ").replace("\\'", "'")  # some show the repr of their text
+        reason = " ".join(reason.removeprefix("'").removesuffix("'").split())
+        raise InputError(f"in the settings {' '.join(overrides)}: {reason}") from error
     if rest:
         raise InputError(f"do not know what to do with {' '.join(rest)}")
     return config

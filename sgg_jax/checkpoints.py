@@ -1,9 +1,10 @@
 """Checkpoints of training: orbax, two items a step: `state`, to resume, and `weights`, to use the network."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from sgg_jax.errors import InputError
@@ -17,7 +18,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         self.manager = ocp.CheckpointManager(directory.resolve(), options=options)
 
-    def __enter__(self) -> "Checkpoints":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -30,6 +31,8 @@ class Checkpoints:
         return step
 
     def save(self, step: int, state: Any, weights: Any) -> None:
+        """Copies both, since the next step of training takes the state's memory, and writes in the background."""
+        state, weights = jax.tree.map(jnp.copy, (state, weights))
         save = ocp.args.StandardSave
         self.manager.save(step, args=ocp.args.Composite(state=save(state), weights=save(weights)))
 

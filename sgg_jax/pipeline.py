@@ -26,8 +26,8 @@ from sgg_jax.errors import InputError
 from sgg_jax.evaluation import score, summary
 from sgg_jax.experiment import Experiment
 from sgg_jax.planning import plan as plan_run
-from sgg_jax.progress import Progress
-from sgg_jax.records import write_json
+from sgg_jax.progress import Progress, track
+from sgg_jax.records import read_json, write_json
 from sgg_jax.results import adapted_place, compared, networks, sample_sheet, score_tables, write_report
 from sgg_jax.schedule import noise_schedule
 from sgg_jax.training import fit
@@ -192,7 +192,8 @@ def evaluate(run: Experiment) -> dict[str, Any]:
     if test is not None:
         for title, place in networks(run).items():
             network = run.segmenter(run.segmenter_params(place))
-            confusion = score(network, test, range(len(test)), size, run.mesh)
+            indices = track(range(len(test)), len(test), f"score {title}", unit="image")
+            confusion = score(network, test, indices, size, run.mesh)
             scores["networks"][title] = summary(confusion, run.names)
     if (run.workdir / "judge").is_dir():
         judge = run.segmenter(run.segmenter_params("judge"))
@@ -252,9 +253,16 @@ def run_all(run: Experiment) -> None:
     """Says what is to be done and how long it takes, then does it."""
     unfinished = [name for name in STAGES if run.stages.result(name) is None]
     if unfinished:
+        say(
+            f"Translates {len(run.source)} labelled source images into the domain of {len(run.target)} target images "
+            f"and trains on them: {', '.join(unfinished)}.\n"
+            "First a calibration of a minute or less, to tell how long it takes."
+        )
         plan(run, unfinished)
     for name in STAGES:
         run_stage(run, name)
+    if not unfinished:
+        say(score_tables(read_json(run.workdir / "scores.json")))
     say(f"done: open {run.workdir / 'report.html'}")
 
 

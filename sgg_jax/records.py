@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 
 def write_text(path: Path, text: str) -> None:
@@ -39,16 +39,22 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class LineLog:
-    """Appends one JSON object a line. Opened at `step`, it drops records of later steps (a resumed run redoes them)."""
+    """Appends one JSON object a line; use it as a context.
+
+    Opened at `step`, it drops records of later steps: a resumed run redoes them.
+    """
 
     def __init__(self, path: Path, step: int = 0):
         kept = [record for record in read_lines(path) if record["step"] <= step]
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         self.file = path.open("a", encoding="utf-8")
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
     def append(self, record: dict[str, Any]) -> None:
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
-
-    def close(self) -> None:
-        self.file.close()

@@ -120,7 +120,7 @@ def make_step(objective: Objective, weight_decay: float, clip: float, ema: float
         params = jax.tree.map(lambda p, u: p + learning_rate * u, state.params, updates)
         decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
         average = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(gradient)}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradient)}
         return TrainState(params, average, optimizer_state, state.step + 1), metrics
 
     return jax.jit(step, donate_argnums=0)
@@ -149,7 +149,7 @@ def fit(
 
     Writes checkpoints and metrics.jsonl (step, loss, grad_norm, learning_rate, seconds) into `directory`; returns the
     EMA weights. A run that is killed and started again ends with the same weights as one that is not. Raises
-    InputError where the loss is not finite, naming the step; the last checkpoint before it stays.
+    InputError where loss or gradient is not finite, naming the step; the last checkpoint before it stays.
     """
     check_batch(recipe.batch_size, mesh, f"batch_size of {label}")
     train_step = make_step(objective, recipe.weight_decay, recipe.clip, recipe.ema)
@@ -160,9 +160,11 @@ def fit(
             state = checkpoints.restore("state", state)
         start = int(state.step)
         state, constants = replicate((state, constants), mesh)
-        log = LineLog(directory / "metrics.jsonl", start)
         began, pending = time.monotonic(), None
-        with Progress(recipe.steps, label, unit="step", start=start) as progress:
+        with (
+            LineLog(directory / "metrics.jsonl", start) as log,
+            Progress(recipe.steps, label, unit="step", start=start) as progress,
+        ):
             for step, batch in prefetch(batches, range(start, recipe.steps)):
                 batch = {name: batch[name] for name in ("image", "labels") if name in batch}
                 state, metrics = train_step(state, constants, shard(batch, mesh), seed, rates[step])
@@ -175,25 +177,25 @@ def fit(
                     _record(log, *pending, began, label, progress)
                     pending = None
                     checkpoints.save(done, state, state.ema)
-        log.close()
     return state.ema
 
 
 def _record(
     log: LineLog, step: int, metrics: dict[str, Array], rate: float, began: float, label: str, progress: Progress
 ) -> None:
-    """Logs one step; stops the run where its loss is not finite."""
-    loss = float(metrics["loss"])
-    if not np.isfinite(loss):
-        raise InputError(
-            f"the loss of {label} is {loss} at step {step}: lower its learning_rate (the checkpoints "
-            "before this step are whole) and start a new --workdir"
-        )
+    """Logs one step; stops the run where its loss or gradient, and so the new weights, are not finite."""
+    loss, grad_norm = float(metrics["loss"]), float(metrics["grad_norm"])
+    for name, value in (("loss", loss), ("gradient", grad_norm)):
+        if not np.isfinite(value):
+            raise InputError(
+                f"the {name} of {label} is {value} at step {step}: lower its learning_rate (the checkpoints "
+                "before this step are whole) and start a new --workdir"
+            )
     log.append(
         {
             "step": step,
             "loss": loss,
-            "grad_norm": float(metrics["grad_norm"]),
+            "grad_norm": grad_norm,
             "learning_rate": rate,
             "seconds": round(time.monotonic() - began, 3),
         }

@@ -57,7 +57,7 @@ def make(network, dtype="float32"):
         return jnp.asarray(values + (path[-1].key == "scale"), leaf.dtype)
 
     params = jax.tree_util.tree_map_with_path(fill, jax.eval_shape(init))
-    return jax.jit(applies[0]), params
+    return jax.jit(applies[0], compiler_options=FAST), params
 
 
 X, STEP = draw(3, 8, 12, 3), np.array([0, 40, 999], np.int32)  # not square
@@ -176,7 +176,7 @@ def test_modules_of_one_layout_are_one_function():
         traces.append(apply)
         return apply(params, image)
 
-    jitted = jax.jit(run, static_argnums=0)
+    jitted = jax.jit(run, static_argnums=0, compiler_options=FAST)
     (apply1, params1), (apply2, params2) = (fresh(EncoderDecoder, seed, **SMALL) for seed in (0, 1))
     one, two = np.asarray(jitted(apply1, params1, X)), np.asarray(jitted(apply2, params2, X))
     assert apply1 == apply2 and hash(apply1) == hash(apply2) and len(traces) == 1

@@ -144,7 +144,7 @@ def test_stages_out_of_order_are_refused(tmp_path):
         (lambda c: c.denoiser.update(network="x"), "choose one of unet"),
         (lambda c: c.denoiser.unet.update(widths=(30, 30)), "denoiser.unet does not describe a network"),
         (lambda c: c.segmenter.training.update(batch_size=0), "at least 1"),
-        (lambda c: c.data.test.update(name="folder"), "config.data.classes"),
+        (lambda c: c.data.test.update(name="folder"), "config.data.test.folder: "),
         (lambda c: c.data.test.update(name="nothing"), "data.test.name"),
     ],
 )

@@ -55,10 +55,9 @@ def steps(path):
 
 
 def logged(path, start, *numbers):
-    log = LineLog(path, start)
-    for number in numbers:
-        log.append({"step": number, "loss": number / 2})
-    log.close()
+    with LineLog(path, start) as log:
+        for number in numbers:
+            log.append({"step": number, "loss": number / 2})
 
 
 def test_lines_come_back_in_order(tmp_path):
@@ -69,10 +68,10 @@ def test_lines_come_back_in_order(tmp_path):
 
 
 def test_a_line_can_be_read_before_the_log_is_closed(tmp_path):
-    log = LineLog(tmp_path / "log.jsonl")
-    log.append({"step": 1})
-    assert steps(tmp_path / "log.jsonl") == [1]
-    log.close()
+    with LineLog(tmp_path / "log.jsonl") as log:
+        log.append({"step": 1})
+        assert steps(tmp_path / "log.jsonl") == [1]
+    assert log.file.closed
 
 
 @pytest.mark.parametrize("start", [0, 2, 4, 9])

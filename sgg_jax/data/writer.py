@@ -224,10 +224,9 @@ def export(dataset: Dataset, directory: str, progress: Callable[[], None] | None
 def _same(dataset: Dataset, index: int, directory: str) -> bool:
     """Whether the written example has the bytes of the data set's."""
     example, file = dataset[index], f"{dataset.name(index)}.png"
-    return np.array_equal(example.image, read_image(os.path.join(directory, "images", file))) and np.array_equal(
-        example.labels,
-        read_label_ids(os.path.join(directory, "labels", file)),  # type: ignore[arg-type]
-    )
+    image = read_image(os.path.join(directory, "images", file))
+    labels = read_label_ids(os.path.join(directory, "labels", file))
+    return np.array_equal(example.image, image) and np.array_equal(example.known_labels(), labels)
 
 
 def open_export(directory: str, size: tuple[int, int], count: int = 0) -> FolderPair:

@@ -1,0 +1,160 @@
+"""Checkpoints: what is read is what was written, or a sentence says why not."""
+
+import gc
+import shutil
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sgg_jax.checkpoints import Checkpoints, load_weights
+from sgg_jax.errors import InputError
+
+
+def tree(seed):
+    rng = np.random.default_rng(seed)
+    return {
+        "conv": {"kernel": jnp.asarray(rng.standard_normal((3, 3, 2, 4)), "float32"), "bias": jnp.arange(4.0) + seed},
+        "norm": {"scale": jnp.asarray(rng.standard_normal(7), "bfloat16"), "count": jnp.int32(seed)},
+        "codes": jnp.asarray(rng.integers(0, 256, (5,)), "uint8"),
+    }
+
+
+def blank(like):
+    return jax.tree.map(jnp.zeros_like, like)
+
+
+def assert_equal(found, wanted):
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for one, two in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert one.dtype == two.dtype
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(two))
+
+
+def saved(directory, *steps, keep=2):
+    """Checkpoints of `steps`: the weights are tree(step), the state is (tree(step + 100), step)."""
+    with Checkpoints(directory, keep) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, {"params": tree(step + 100), "step": jnp.int32(step)}, tree(step))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("saved") / "checkpoints", 5)
+
+
+@pytest.fixture
+def checkpoint(template, tmp_path):
+    """A copy to damage, with step 5."""
+    return shutil.copytree(template, tmp_path / "checkpoints")
+
+
+@pytest.fixture
+def abandoned_reads(monkeypatch):
+    """Orbax leaves the other arrays' reads to themselves when one fails: their late complaints are not ours."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    yield
+    time.sleep(0.2)
+    gc.collect()
+
+
+def test_round_trip_of_both_items(checkpoint):
+    assert_equal(load_weights(checkpoint, blank(tree(0))), tree(5))
+    with Checkpoints(checkpoint) as checkpoints:
+        state = checkpoints.restore("state", {"params": blank(tree(0)), "step": jnp.int32(0)})
+    assert_equal(state, {"params": tree(105), "step": jnp.int32(5)})
+
+
+def test_what_was_handed_over_may_be_donated_at_once(tmp_path):
+    """The next training step overwrites the state while its checkpoint is still being written."""
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        weights = jnp.zeros(1_000_000)
+        checkpoints.save(1, {"x": weights}, {"x": weights})
+        for _ in range(3):
+            weights = add(weights)
+    assert not np.asarray(load_weights(tmp_path / "c", {"x": jnp.ones(1_000_000)})["x"]).any()
+
+
+def test_the_newest_wins_and_the_oldest_go(tmp_path):
+    directory = saved(tmp_path / "checkpoints", 5, 9, 10, keep=2)
+    assert_equal(load_weights(directory, blank(tree(0))), tree(10))
+    assert sorted(entry.name for entry in directory.iterdir()) == ["10", "9"]
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.latest() == 10
+
+
+def test_an_unfinished_checkpoint_does_not_count(checkpoint):
+    for name in ("8.orbax-checkpoint-tmp", "9.orbax-checkpoint-tmp-1234"):
+        (checkpoint / name / "weights").mkdir(parents=True)
+    with Checkpoints(checkpoint) as checkpoints:
+        assert checkpoints.latest() == 5
+    assert_equal(load_weights(checkpoint, blank(tree(0))), tree(5))
+
+
+def test_no_checkpoint_is_a_sentence(tmp_path):
+    with pytest.raises(InputError, match="missing: run the stage that trains it first"):
+        load_weights(tmp_path / "missing", tree(0))
+    assert not (tmp_path / "missing").exists()  # looking leaves nothing behind
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty: run the stage that trains it first"):
+        load_weights(tmp_path / "empty", tree(0))
+
+
+def other(kind):
+    like = tree(0)
+    match kind:
+        case "shape":
+            like["conv"]["kernel"] = jnp.zeros((3, 3, 2, 5))
+        case "smaller":
+            like["conv"]["kernel"] = jnp.zeros((3, 3, 1, 4))
+        case "more keys":
+            like["conv"]["extra"] = jnp.zeros(3)
+        case "fewer keys":
+            del like["conv"]["bias"]
+        case "other keys":
+            like["conv2"] = like.pop("conv")
+        case "rank":
+            like["codes"] = jnp.zeros((5, 1), "uint8")
+    return like
+
+
+@pytest.mark.parametrize("kind", ["shape", "smaller", "more keys", "fewer keys", "other keys", "rank"])
+def test_weights_of_another_network_are_refused(template, abandoned_reads, kind):
+    with pytest.raises(InputError) as caught:
+        load_weights(template, other(kind))
+    assert str(template) in str(caught.value) and "--workdir" in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["deleted", "emptied", "halved", "overwritten"])
+def test_damage_is_a_sentence_or_harmless(checkpoint, abandoned_reads, tmp_path, damage):
+    """Every file that the weights could need, in turn. Whatever can be read despite it is right."""
+    refused = 0
+    files = sorted(path.relative_to(checkpoint) for path in checkpoint.rglob("*") if path.is_file())
+    files = [file for file in files if "state" not in file.parts]
+    assert len(files) > 5
+    for file in files:
+        copy = shutil.copytree(checkpoint, tmp_path / "copy")
+        content = (copy / file).read_bytes()
+        match damage:
+            case "deleted":
+                (copy / file).unlink()
+            case "emptied":
+                (copy / file).write_bytes(b"")
+            case "halved":
+                (copy / file).write_bytes(content[: len(content) // 2])
+            case "overwritten":
+                (copy / file).write_bytes(b"\x93{" * (len(content) // 2))
+        try:
+            found = load_weights(copy, blank(tree(0)))
+        except InputError as error:
+            refused += 1
+            assert str(copy) in str(error), file
+        else:
+            assert_equal(found, tree(5))
+        shutil.rmtree(copy)
+    assert refused > 0

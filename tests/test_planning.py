@@ -1,0 +1,67 @@
+"""The plan's counts against numbers worked out by hand; its time against a clock of our own."""
+
+import numpy as np
+import pytest
+from test_pipeline import tiny
+
+from sgg_jax import planning
+from sgg_jax.experiment import Experiment
+from sgg_jax.planning import Calibration, duration, plan, thinned
+from sgg_jax.schedule import linear, respace
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "timed", lambda call, repeats=3: 2.0)  # seconds of every call
+    return Experiment(tiny(), tmp_path)
+
+
+def test_passes_and_seconds_are_counted(run):
+    rows = {row.stage: row for row in plan(run, ["train_denoiser", "train_segmenter", "adapt", "translate"]).rows}
+    assert rows["train_denoiser"].denoiser_passes == 3 * 4 * 4  # forward and backward, steps, images a step
+    assert rows["train_denoiser"].seconds == 4 * 2.0
+    assert rows["train_segmenter"].segmenter_passes == 2 * 3 * 4 * 4  # source and judge
+    assert rows["translate"].denoiser_passes == 6 * 3  # images, steps
+    present = np.mean([len(np.unique(run.source[i].labels)) for i in range(6)])
+    # half of the steps are global, one input gradient of two passes; half local, one for each class present
+    assert rows["translate"].segmenter_passes == pytest.approx(2 * 6 * 3 * (0.5 + 0.5 * present))
+    assert rows["translate"].seconds == pytest.approx(2 * 3 * 2.0 / 3)  # batches, steps, seconds of a step
+    assert rows["translate: unguided"].denoiser_passes == 5 * 3
+    assert rows["translate: unguided"].segmenter_passes == 0
+    assert rows["adapt: translate"].denoiser_passes == 2 * 6 * 3  # two rounds
+    assert rows["adapt: fine-tune"].segmenter_passes == 2 * 3 * 4 * 4
+
+
+def test_flops_of_a_convolution_are_two_per_multiply_add(run):
+    """The segmenter's first layer alone, 3x3 from 12 to 8 channels at half size, bounds the count from below."""
+    lower = 2 * 8 * 16 * 9 * 12 * 8
+    assert lower < Calibration(run).flops("segmenter") < 100 * lower
+
+
+def test_disk_counts_checkpoints_and_images(run):
+    import jax
+
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(run.denoiser_network[1]))
+    assert planning.disk(run, ["train_denoiser"]) == 10 * weights  # 5 arrays a weight, 2 checkpoints
+    assert planning.disk(run, ["translate"]) > 11 * 500  # 6 guided and 5 unguided PNG files
+    assert planning.disk(run, ["report"]) == 0
+
+
+def test_thinned_keeps_the_shape_and_spans_the_chain():
+    schedule = respace(linear(1000), 600, 20)
+    few = thinned(schedule, 4)
+    assert len(few) == 20
+    assert int(few.count) == 4
+    assert [int(few.row(i).step) for i in (0, 3)] == [0, 599]
+    assert [int(few.row(i).index) for i in range(4)] == [0, 1, 2, 3]
+
+
+def test_plan_stops_at_what_is_asked(run):
+    text = plan(run, ["evaluate"]).text()
+    assert "evaluate" in text
+    assert "train_denoiser" not in text
+    assert "memory: about" in text
+
+
+def test_durations_read_well():
+    assert [duration(s) for s in (3, 89, 91, 3000, 4000)] == ["3 s", "89 s", "2 min", "50 min", "1 h 07 min"]
