@@ -26,7 +26,7 @@ def dataset(domain: str, split: str, count: int) -> ConfigDict:
     """One role's data set: `name` says which of the blocks below it is read from."""
     return ConfigDict(
         dict(
-            name="streets",  # "streets", "folder" (your own files), or "none" where the role may be empty
+            name="streets",  # "streets", "folder" (your own files), "tfds" (prepared); "none" for judge or test
             streets=dict(
                 domain=domain,  # "source" or "target"
                 split=split,  # "train", "val" or "test": disjoint image ids
@@ -39,6 +39,15 @@ def dataset(domain: str, split: str, count: int) -> ConfigDict:
                 fit="crop",  # to data.size: "crop" keeps the aspect and cuts the middle out, "stretch" does not
                 count=0,  # images, the first in sorted order; 0 for all
                 void_ids=(255,),  # label values that mean "no class"
+            ),
+            tfds=dict(
+                directory="",  # version folder of a prepared TensorFlow Datasets set (ArrayRecord)
+                split="train",  # or a slice, "train[:1000]"
+                image="image",  # feature names
+                label="label",  # "" for an unlabelled set
+                fit="crop",  # as for folders
+                count=0,
+                void_ids=(255,),
             ),
         )
     )

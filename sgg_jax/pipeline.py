@@ -192,8 +192,8 @@ def evaluate(run: Experiment) -> dict[str, Any]:
     if test is not None:
         for title, place in networks(run).items():
             network = run.segmenter(run.segmenter_params(place))
-            indices = track(range(len(test)), len(test), f"score {title}", unit="image")
-            confusion = score(network, test, indices, size, run.mesh)
+            todo = track(range(len(test)), len(test), f"score {title}", unit="image")
+            confusion = score(network, test, todo, size, run.mesh)
             scores["networks"][title] = summary(confusion, run.names)
     if (run.workdir / "judge").is_dir():
         judge = run.segmenter(run.segmenter_params("judge"))

@@ -159,7 +159,7 @@ def test_every_weight_learns():
     for network, inputs in ((UNet, (X, STEP)), (EncoderDecoder, (X,))):
         apply, params = make(network)
 
-        def loss(params, apply=apply, inputs=inputs):
+        def loss(params, apply=apply.__wrapped__, inputs=inputs):
             out = apply(params, *inputs)
             return jnp.sum(jnp.sin(out) * draw(*out.shape))
 

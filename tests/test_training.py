@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sgg_jax import training
 from sgg_jax.augmentation import Strength, augment
 from sgg_jax.checkpoints import Checkpoints, load_weights
 from sgg_jax.errors import InputError
@@ -91,7 +92,7 @@ def whole(tmp_path_factory, four_devices):
 
 
 def test_loss_goes_down(tmp_path, four_devices):
-    weights = train(tmp_path, four_devices, recipe=replace(RECIPE, steps=80))["line"]
+    weights = train(tmp_path, four_devices, recipe=replace(RECIPE, steps=80, save_every=80))["line"]
     losses = [record["loss"] for record in read_lines(tmp_path / "metrics.jsonl")]
     assert losses[0] > 3 and np.mean(losses[-5:]) < 0.05
     np.testing.assert_allclose(weights["slope"], TRUTH, atol=0.2)
@@ -186,6 +187,26 @@ def test_the_number_of_devices_does_not_matter(tmp_path, one_device, whole):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), one, whole[1])
     for left, right in zip(*(read_lines(d / "metrics.jsonl") for d in (tmp_path, whole[0])), strict=True):
         assert left["loss"] == pytest.approx(right["loss"], rel=1e-4)
+
+
+def test_every_device_has_its_part_of_the_batch_and_all_weights(tmp_path, four_devices, monkeypatch):
+    real, seen = training.make_step, []
+
+    def watched(*settings):
+        def step(state, constants, batch, *rest):
+            parts = {shard.device: np.asarray(shard.data) for shard in batch["image"].addressable_shards}
+            slopes = [shard.data.shape for shard in state.params["line"]["slope"].addressable_shards]
+            seen.append((parts, slopes))
+            return real(*settings)(state, constants, batch, *rest)
+
+        return step
+
+    monkeypatch.setattr(training, "make_step", watched)
+    train(tmp_path, four_devices)
+    for step, (parts, slopes) in enumerate(seen):
+        ordered = [parts[device] for device in four_devices.devices]
+        assert [len(part) for part in ordered] == [2, 2, 2, 2] and slopes == 4 * [(3, 2)]
+        np.testing.assert_array_equal(np.concatenate(ordered), batch(step)["image"])
 
 
 def test_one_trace_serves_all_runs_of_a_network(tmp_path, four_devices):

@@ -54,14 +54,11 @@ class FolderPair:
         count: int = 0,
         void_ids: tuple[int, ...] = (255,),
     ) -> None:
-        if fit not in BOXES:
-            raise InputError(f"fit is {fit!r}, but it must be one of {', '.join(BOXES)}")
-        if len(size) != 2 or min(size) < 1:
-            raise InputError(f"size is {tuple(size)}, but it must be a height and a width of at least 1 pixel")
+        check_fit(fit, size)
         self.classes = tuple(classes)
         self.size = (int(size[0]), int(size[1]))
         self.labelled = labels != ""
-        self._box = BOXES[fit]
+        self._fit = fit
         self._table = label_table(self.classes, void_ids)
         found = find_files(images, "images")
         self._stems = sorted(found)
@@ -92,7 +89,7 @@ class FolderPair:
         """Example with image [H,W,3] and labels [H,W]; InputError names a file that cannot be used."""
         image = read_image(self._images[index])
         if not self.labelled:
-            return Example(self._fitted(image, Image.Resampling.BICUBIC), None)
+            return Example(fitted(image, self.size, self._fit), None)
         path = self._labels[index]
         ids = read_label_ids(path)
         if ids.shape != image.shape[:2]:
@@ -101,15 +98,27 @@ class FolderPair:
                 f"but its label file {path} is {ids.shape[1]} x {ids.shape[0]}; the two must have the same size"
             )
         labels = train_ids(ids, self._table, path)
-        return Example(self._fitted(image, Image.Resampling.BICUBIC), self._fitted(labels, Image.Resampling.NEAREST))
+        return Example(fitted(image, self.size, self._fit), fitted(labels, self.size, self._fit))
 
-    def _fitted(self, array: np.ndarray, resample: Image.Resampling) -> np.ndarray:
-        """[h,w(,3)] uint8 -> [H,W(,3)] uint8; the array itself if it has that size already."""
-        if array.shape[:2] == self.size:
-            return array
-        box = self._box(array.shape[1], array.shape[0], self.size)
-        picture = Image.fromarray(array).resize((self.size[1], self.size[0]), resample, box=box)
-        return np.array(picture)
+
+def check_fit(fit: str, size: tuple[int, int]) -> None:
+    """InputError unless `fit` is one of BOXES and size is (H, W)."""
+    if fit not in BOXES:
+        raise InputError(f"fit is {fit!r}, but it must be one of {', '.join(BOXES)}")
+    if len(size) != 2 or min(size) < 1:
+        raise InputError(f"size is {tuple(size)}, but it must be a height and a width of at least 1 pixel")
+
+
+def fitted(array: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
+    """An image [h,w,3] (smoothly) or labels [h,w] (nearest) resampled to size (H, W), both with the same geometry.
+
+    uint8; the array itself if it has that size already.
+    """
+    if array.shape[:2] == tuple(size):
+        return array
+    resample = Image.Resampling.BICUBIC if array.ndim == 3 else Image.Resampling.NEAREST
+    box = BOXES[fit](array.shape[1], array.shape[0], size)
+    return np.array(Image.fromarray(array).resize((size[1], size[0]), resample, box=box))
 
 
 Box = tuple[float, float, float, float]
@@ -291,6 +300,6 @@ def train_ids(ids: np.ndarray, table: np.ndarray, path: str) -> np.ndarray:
         more = f" and {len(values) - 5} more" if len(values) > 5 else ""
         raise InputError(
             f"{path} has label ids that no class names: {shown}{more}; add them to the ids of a class in "
-            "config.data.classes, or to config.data.void_ids if they mean no class"
+            "config.data.classes, or to the void_ids of this data set if they mean no class"
         )
     return labels
