@@ -16,7 +16,8 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int = 2):
         self.directory = directory
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-        self.manager = ocp.CheckpointManager(directory.resolve(), options=options)
+        handlers = {item: ocp.StandardCheckpointHandler() for item in ("state", "weights")}
+        self.manager = ocp.CheckpointManager(directory.resolve(), options=options, item_handlers=handlers)
 
     def __enter__(self) -> Self:
         return self
@@ -39,22 +40,34 @@ class Checkpoints:
     def restore(self, item: str, like: Any) -> Any:
         """Newest `item` with the structure, shapes and dtypes of `like`; InputError where they do not fit."""
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
+        where = f"the {item} of step {self.latest()} in {self.directory}"
         try:
+            # what orbax cannot fit it leaves half read, with noise later: so compare first
+            self._compare(where, self.manager.item_metadata(self.latest())[item], abstract)
             restore = ocp.args.StandardRestore(abstract)
-            restored = self.manager.restore(self.latest(), args=ocp.args.Composite(**{item: restore}))[item]
-        except (ValueError, KeyError, FileNotFoundError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(
-                f"cannot read the {item} of step {self.latest()} in {self.directory}: {reason} "
-                "(was it written with other network settings, or damaged? delete it, or use another --workdir)"
-            ) from error
-        for found, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(abstract), strict=True):
-            if found.shape != wanted.shape:
+            return self.manager.restore(self.latest(), args=ocp.args.Composite(**{item: restore}))[item]
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            if isinstance(error, InputError):
+                raise
+            reason = str(error).strip().split("\n")[0]
+            raise InputError(f"cannot read {where}: {reason}; delete that step, or use another --workdir") from error
+
+    @staticmethod
+    def _compare(where: str, stored: Any, wanted: Any) -> None:
+        """InputError naming the first array that one side lacks or that has another shape or dtype."""
+        if stored is None:
+            raise InputError(f"{where} is damaged: delete that step, or use another --workdir")
+        found = {leaf.name: f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(stored)}
+        needed = {
+            jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype}{list(leaf.shape)}"
+            for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)
+        }
+        for name in sorted(found.keys() | needed.keys()):
+            if found.get(name) != needed.get(name):
                 raise InputError(
-                    f"{self.directory} holds an array {found.shape} where {wanted.shape} is needed: "
-                    "it was written with other network settings; use another --workdir"
+                    f"{where} has {found.get(name, 'nothing')} for {name}, but this network has "
+                    f"{needed.get(name, 'no such weight')}: it was written with other settings; use another --workdir"
                 )
-        return restored
 
 
 def load_weights(directory: Path, like: Any) -> Any:

@@ -127,9 +127,9 @@ def make_step(objective: Objective, weight_decay: float, clip: float, ema: float
 
 
 def learning_rates(recipe: Recipe) -> np.ndarray:
-    """Learning rate of every step: linear warm-up, then cosine decay to 0. [steps] float32."""
-    warmup = min(recipe.warmup, max(recipe.steps - 1, 0))
-    schedule = optax.warmup_cosine_decay_schedule(0.0, recipe.learning_rate, warmup, max(recipe.steps, 1))
+    """Learning rate of every step: linear warm-up, then cosine decay that would be 0 one step later. [steps] float32."""
+    warmup = min(recipe.warmup, recipe.steps - 1)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, recipe.learning_rate, warmup, recipe.steps + 1)
     return np.asarray(jax.vmap(schedule)(jnp.arange(1, recipe.steps + 1)), np.float32)
 
 

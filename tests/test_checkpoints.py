@@ -124,7 +124,7 @@ def other(kind):
 
 
 @pytest.mark.parametrize("kind", ["shape", "smaller", "more keys", "fewer keys", "other keys", "rank"])
-def test_weights_of_another_network_are_refused(template, abandoned_reads, kind):
+def test_weights_of_another_network_are_refused(template, kind):
     with pytest.raises(InputError) as caught:
         load_weights(template, other(kind))
     assert str(template) in str(caught.value) and "--workdir" in str(caught.value)

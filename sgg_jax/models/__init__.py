@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from flax import nnx
 
 from sgg_jax.models.functional import functional as functional
@@ -15,4 +16,4 @@ SEGMENTERS = {"encoder_decoder": EncoderDecoder}
 
 def build(network: Callable[..., nnx.Module], seed: int, **options: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
     """(apply, params) of a freshly initialised network; ValueError where its options do not fit together."""
-    return functional(network(**options, rngs=nnx.Rngs(seed)))
+    return functional(network(**options, rng=np.random.default_rng(seed)))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 
@@ -12,7 +13,7 @@ from flax import nnx
 class Apply:
     """`apply(params, *inputs)`: the module's call as a pure function.
 
-    Two modules of the same layout give equal functions, so jit compiles one of them once, whatever their weights.
+    Two modules of the same structure give equal functions, so jit compiles once for both, whatever their weights.
     """
 
     graph: nnx.GraphDef[Any]
@@ -25,4 +26,4 @@ class Apply:
 def functional(module: nnx.Module) -> tuple[Callable[..., jax.Array], dict[str, Any]]:
     """module -> (apply, params): apply(params, *inputs) is pure; params is a nested dict of arrays."""
     graph, state = nnx.split(module)
-    return Apply(graph), nnx.to_pure_dict(state)
+    return Apply(graph), jax.tree.map(jnp.asarray, nnx.to_pure_dict(state))

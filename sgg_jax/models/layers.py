@@ -6,10 +6,20 @@ running state, so training and evaluation are the same function.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
+from numpy.random import Generator
 
 Array = jax.Array
+
+
+def lecun_normal(rng: Generator, shape: tuple[int, ...], gain: float = 1.0) -> np.ndarray:
+    """Normal weights of standard deviation gain / sqrt(fan-in); the last axis is the outputs. float32.
+
+    Drawn by numpy: jax would compile a program for every shape, seconds for a network.
+    """
+    return rng.standard_normal(shape, np.float32) * np.float32(gain / np.prod(shape[:-1]) ** 0.5)
 
 
 def _conv(x: Array, kernel: Array) -> Array:
@@ -61,13 +71,11 @@ def repeat_pixels(x: Array) -> Array:
 
 
 class Conv(nnx.Module):
-    """Stride-1 SAME convolution with bias, He-normal kernel times `gain` (0 starts the layer at zero)."""
+    """Stride-1 SAME convolution with bias. gain 0 starts the layer at zero."""
 
-    def __init__(self, inputs: int, outputs: int, size: int, *, dtype: str, rngs: nnx.Rngs, gain: float = 1.0):
-        shape = (size, size, inputs, outputs)
-        kernel = jax.random.normal(rngs.params(), shape) * (gain / (size * size * inputs) ** 0.5)
-        self.kernel = nnx.Param(kernel)
-        self.bias = nnx.Param(jnp.zeros(outputs))
+    def __init__(self, inputs: int, outputs: int, size: int, *, dtype: str, rng: Generator, gain: float = 1.0):
+        self.kernel = nnx.Param(lecun_normal(rng, (size, size, inputs, outputs), gain))
+        self.bias = nnx.Param(np.zeros(outputs, np.float32))
         self.dtype = dtype
 
     def __call__(self, x: Array) -> Array:
@@ -78,8 +86,19 @@ class Conv(nnx.Module):
         return conv2d(x, kernel) + bias
 
 
+class Linear(nnx.Module):
+    """x @ kernel + bias in float32: [B,inputs] -> [B,outputs]."""
+
+    def __init__(self, inputs: int, outputs: int, *, rng: Generator):
+        self.kernel = nnx.Param(lecun_normal(rng, (inputs, outputs)))
+        self.bias = nnx.Param(np.zeros(outputs, np.float32))
+
+    def __call__(self, x: Array) -> Array:
+        return x @ self.kernel[...] + self.bias[...]
+
+
 class GroupNorm(nnx.Module):
-    """GroupNorm (Wu & He 2018) from per-channel moments in float32; optionally modulated by a scale and a shift [B,C].
+    """GroupNorm (Wu & He 2018) from per-channel moments in float32, optionally modulated by (scale, shift), each [B,C].
 
     Moments are reduced per channel first and grouped afterwards, so the large tensor is never reshaped.
     """
@@ -88,10 +107,10 @@ class GroupNorm(nnx.Module):
         self.groups = min(groups, channels)
         if channels % self.groups:
             raise ValueError(f"{channels} channels do not divide into {self.groups} groups")
-        self.scale = nnx.Param(jnp.ones(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
+        self.scale = nnx.Param(np.ones(channels, np.float32))
+        self.bias = nnx.Param(np.zeros(channels, np.float32))
 
-    def __call__(self, x: Array, scale: Array | None = None, shift: Array | None = None) -> Array:
+    def __call__(self, x: Array, modulation: tuple[Array, Array] | None = None) -> Array:
         channels = x.shape[-1]
         wide = x.astype(jnp.float32)
         grouped = (-1, self.groups, channels // self.groups)
@@ -101,7 +120,8 @@ class GroupNorm(nnx.Module):
         spread = channels // self.groups
         gain = jnp.repeat(inverse, spread, axis=1) * self.scale[...]
         offset = self.bias[...] - jnp.repeat(mean, spread, axis=1) * gain
-        if scale is not None and shift is not None:
+        if modulation is not None:
+            scale, shift = modulation
             gain, offset = gain * (1 + scale), offset * (1 + scale) + shift
         return (wide * gain[:, None, None] + offset[:, None, None]).astype(x.dtype)
 
@@ -112,21 +132,23 @@ class ResBlock(nnx.Module):
     Pre-activation block of guided-diffusion's UNet (Dhariwal & Nichol 2021); `embedding` 0 means no conditioning.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, embedding: int = 0, dtype: str, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, outputs: int, *, embedding: int = 0, dtype: str, rng: Generator):
         self.norm1 = GroupNorm(inputs)
-        self.conv1 = Conv(inputs, outputs, 3, dtype=dtype, rngs=rngs)
+        self.conv1 = Conv(inputs, outputs, 3, dtype=dtype, rng=rng)
         self.norm2 = GroupNorm(outputs)
-        self.conv2 = Conv(outputs, outputs, 3, dtype=dtype, rngs=rngs, gain=0.1)
-        self.skip = None if inputs == outputs else Conv(inputs, outputs, 1, dtype=dtype, rngs=rngs)
-        self.modulation = nnx.Linear(embedding, 2 * outputs, rngs=rngs) if embedding else None
+        self.conv2 = Conv(outputs, outputs, 3, dtype=dtype, rng=rng, gain=0.1)
+        self.skip = None if inputs == outputs else Conv(inputs, outputs, 1, dtype=dtype, rng=rng)
+        self.modulation = Linear(embedding, 2 * outputs, rng=rng) if embedding else None
 
     def __call__(self, x: Array, embedding: Array | None = None) -> Array:
         h = self.conv1(jax.nn.silu(self.norm1(x)))
-        if self.modulation is None or embedding is None:
-            h = self.norm2(h)
-        else:
+        if (self.modulation is None) != (embedding is None):
+            raise ValueError("a block takes an embedding if, and only if, it was built for one")
+        if self.modulation is not None and embedding is not None:
             scale, shift = jnp.split(self.modulation(embedding), 2, axis=-1)
-            h = self.norm2(h, scale, shift)
+            h = self.norm2(h, (scale, shift))
+        else:
+            h = self.norm2(h)
         h = self.conv2(jax.nn.silu(h))
         return h + (x if self.skip is None else self.skip(x))
 
@@ -134,13 +156,13 @@ class ResBlock(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head self-attention over all positions, residual, softmax in float32. [B,H,W,C] -> [B,H,W,C]."""
 
-    def __init__(self, channels: int, *, head: int = 32, dtype: str, rngs: nnx.Rngs):
+    def __init__(self, channels: int, *, head: int = 32, dtype: str, rng: Generator):
         if channels % head:
             raise ValueError(f"{channels} channels do not divide into attention heads of {head}")
         self.head = head
         self.norm = GroupNorm(channels)
-        self.qkv = Conv(channels, 3 * channels, 1, dtype=dtype, rngs=rngs)
-        self.out = Conv(channels, channels, 1, dtype=dtype, rngs=rngs, gain=0.1)
+        self.qkv = Conv(channels, 3 * channels, 1, dtype=dtype, rng=rng)
+        self.out = Conv(channels, channels, 1, dtype=dtype, rng=rng, gain=0.1)
 
     def __call__(self, x: Array) -> Array:
         b, h, w, c = x.shape
@@ -154,8 +176,8 @@ class Attention(nnx.Module):
 class Downsample(nnx.Module):
     """Space-to-depth by 2 and a 1x1 convolution: every input pixel is used, no strided convolution."""
 
-    def __init__(self, inputs: int, outputs: int, *, dtype: str, rngs: nnx.Rngs):
-        self.conv = Conv(4 * inputs, outputs, 1, dtype=dtype, rngs=rngs)
+    def __init__(self, inputs: int, outputs: int, *, dtype: str, rng: Generator):
+        self.conv = Conv(4 * inputs, outputs, 1, dtype=dtype, rng=rng)
 
     def __call__(self, x: Array) -> Array:
         return self.conv(space_to_depth(x, 2))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from numpy.random import Generator
 
 from sgg_jax.models.layers import (
     Array,
@@ -25,22 +26,22 @@ class EncoderDecoder(nnx.Module):
     """
 
     def __init__(
-        self, classes: int, widths: tuple[int, ...], blocks: int, patch: int, *, dtype: str = "float32", rngs: nnx.Rngs
+        self, classes: int, widths: tuple[int, ...], blocks: int, patch: int, *, dtype: str = "float32", rng: Generator
     ):
         self.stride = patch * 2 ** (len(widths) - 1)
         self.patch = patch
 
         def block(channels: int) -> ResBlock:
-            return ResBlock(channels, channels, dtype=dtype, rngs=rngs)
+            return ResBlock(channels, channels, dtype=dtype, rng=rng)
 
-        self.stem = Conv(3 * patch**2, widths[0], 3, dtype=dtype, rngs=rngs)
+        self.stem = Conv(3 * patch**2, widths[0], 3, dtype=dtype, rng=rng)
         self.down = nnx.List([nnx.List([block(w) for _ in range(blocks)]) for w in widths])
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
-        self.shrink = nnx.List([Downsample(a, b, dtype=dtype, rngs=rngs) for a, b in pairs])
-        self.narrow = nnx.List([Conv(b, a, 1, dtype=dtype, rngs=rngs) for a, b in reversed(pairs)])
+        self.shrink = nnx.List([Downsample(a, b, dtype=dtype, rng=rng) for a, b in pairs])
+        self.narrow = nnx.List([Conv(b, a, 1, dtype=dtype, rng=rng) for a, b in reversed(pairs)])
         self.up = nnx.List([block(a) for a, _ in reversed(pairs)])
         self.norm = GroupNorm(widths[0])
-        self.out = Conv(widths[0], classes * patch**2, 3, dtype=dtype, rngs=rngs)
+        self.out = Conv(widths[0], classes * patch**2, 3, dtype=dtype, rng=rng)
 
     def __call__(self, image: Array) -> Array:
         height, width = image.shape[1:3]

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from numpy.random import Generator
 
 from sgg_jax.models.layers import (
     Array,
@@ -11,6 +12,7 @@ from sgg_jax.models.layers import (
     Conv,
     Downsample,
     GroupNorm,
+    Linear,
     ResBlock,
     depth_to_space,
     repeat_pixels,
@@ -41,21 +43,21 @@ class UNet(nnx.Module):
         patch: int,
         *,
         dtype: str = "float32",
-        rngs: nnx.Rngs,
+        rng: Generator,
     ):
         self.stride = patch * 2 ** (len(widths) - 1)
         self.patch = patch
         self.features = widths[0]
         embedding = 4 * widths[0]
-        self.embed1 = nnx.Linear(widths[0], embedding, rngs=rngs)
-        self.embed2 = nnx.Linear(embedding, embedding, rngs=rngs)
-        self.stem = Conv(3 * patch**2, widths[0], 3, dtype=dtype, rngs=rngs)
+        self.embed1 = Linear(widths[0], embedding, rng=rng)
+        self.embed2 = Linear(embedding, embedding, rng=rng)
+        self.stem = Conv(3 * patch**2, widths[0], 3, dtype=dtype, rng=rng)
 
         def block(inputs: int, outputs: int) -> ResBlock:
-            return ResBlock(inputs, outputs, embedding=embedding, dtype=dtype, rngs=rngs)
+            return ResBlock(inputs, outputs, embedding=embedding, dtype=dtype, rng=rng)
 
         def attend(level: int) -> Attention | None:
-            return Attention(widths[level], dtype=dtype, rngs=rngs) if level in attention else None
+            return Attention(widths[level], dtype=dtype, rng=rng) if level in attention else None
 
         skips, channels = [widths[0]], widths[0]
         down: list[nnx.List] = []
@@ -66,9 +68,9 @@ class UNet(nnx.Module):
                 skips.append(channels := width)
             down.append(nnx.List(row))
         self.down = nnx.List(down)
-        self.shrink = nnx.List([Downsample(w, w, dtype=dtype, rngs=rngs) for w in widths[:-1]])
+        self.shrink = nnx.List([Downsample(w, w, dtype=dtype, rng=rng) for w in widths[:-1]])
         self.middle = nnx.List(
-            [block(channels, channels), Attention(channels, dtype=dtype, rngs=rngs), block(channels, channels)]
+            [block(channels, channels), Attention(channels, dtype=dtype, rng=rng), block(channels, channels)]
         )
         up: list[nnx.List] = []
         for level, width in reversed(list(enumerate(widths))):
@@ -78,9 +80,9 @@ class UNet(nnx.Module):
                 channels = width
             up.append(nnx.List(row))
         self.up = nnx.List(up)
-        self.grow = nnx.List([Conv(w, w, 3, dtype=dtype, rngs=rngs) for w in reversed(widths[1:])])
+        self.grow = nnx.List([Conv(w, w, 3, dtype=dtype, rng=rng) for w in reversed(widths[1:])])
         self.norm = GroupNorm(channels + widths[0])
-        self.out = Conv(channels + widths[0], 3 * patch**2, 3, dtype=dtype, rngs=rngs, gain=0.0)
+        self.out = Conv(channels + widths[0], 3 * patch**2, 3, dtype=dtype, rng=rng, gain=0.0)
 
     def __call__(self, x: Array, step: Array) -> Array:
         if x.shape[1] % self.stride or x.shape[2] % self.stride:
