@@ -73,7 +73,7 @@ def get_config() -> ConfigDict:
             unet=dict(
                 widths=(48, 96, 128),  # channels by resolution, halving from H/patch down
                 blocks=2,  # residual blocks at each resolution
-                attention=(2,),  # resolutions (indices into widths) with self-attention
+                attention=(2,),  # resolutions (indices into widths) with self-attention; the bottleneck always has it
                 patch=2,  # block of the space-to-depth stem
                 dtype="float32",  # of the computation; parameters and norms stay float32. "bfloat16" for TPU and GPU
             ),
@@ -124,7 +124,7 @@ def get_config() -> ConfigDict:
             fill=0.0,  # what hides the other classes from lcg, in [-1,1]; 0 is mid-grey
             normalize=False,  # scale each gradient to a guidance-to-noise ratio of 1 first: then `scale` is the ratio
             clip_ratio=0.0,  # largest guidance-to-noise ratio before `scale`; 0 for no limit
-            interval=(0, 1000),  # guide only at steps low <= k < high
+            interval=(0.0, 1.0),  # guide only at steps low * N <= k < high * N
             batch_size=16,  # images at once, over all devices
             microbatch=16,  # (image, class) pairs that lcg's segmenter sees at once, on each device
             compare=64,  # images that are also translated unguided, to compare; 0 for none

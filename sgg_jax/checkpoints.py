@@ -39,8 +39,10 @@ class Checkpoints:
 
     def restore(self, item: str, like: Any) -> Any:
         """Newest `item` with the structure, shapes and dtypes of `like`; InputError where they do not fit."""
-        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
-        where = f"the {item} of step {self.latest()} in {self.directory}"
+        # onto one device, whatever devices wrote it: the caller spreads it
+        place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), like)
+        where = f"the {item} in {self.directory / str(self.latest())}"
         try:
             # what orbax cannot fit it leaves half read, with noise later: so compare first
             self._compare(where, self.manager.item_metadata(self.latest())[item], abstract)
@@ -50,13 +52,13 @@ class Checkpoints:
             if isinstance(error, InputError):
                 raise
             reason = str(error).strip().split("\n")[0]
-            raise InputError(f"cannot read {where}: {reason}; delete that step, or use another --workdir") from error
+            raise InputError(f"cannot read {where}: {reason}; delete that folder, or use another --workdir") from error
 
     @staticmethod
     def _compare(where: str, stored: Any, wanted: Any) -> None:
         """InputError naming the first array that one side lacks or that has another shape or dtype."""
         if stored is None:
-            raise InputError(f"{where} is damaged: delete that step, or use another --workdir")
+            raise InputError(f"{where} is damaged: delete that folder, or use another --workdir")
         found = {leaf.name: f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(stored)}
         needed = {
             jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype}{list(leaf.shape)}"

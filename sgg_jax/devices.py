@@ -16,7 +16,7 @@ def data_mesh() -> Mesh:
 
 def check_batch(size: int, mesh: Mesh, field: str) -> None:
     """InputError unless `size` images divide over the mesh's devices; `field` is the setting to change."""
-    if size % mesh.size:
+    if size < 1 or size % mesh.size:
         raise InputError(
             f"{field} is {size}: a batch must divide over the {mesh.size} devices; set it to a multiple of {mesh.size}"
         )

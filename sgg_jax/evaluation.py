@@ -89,8 +89,10 @@ def score(segmenter: Segmenter, dataset: Dataset, indices: Iterable[int], batch_
 
 
 def summary(confusion: np.ndarray, names: list[str]) -> dict[str, object]:
-    """{"miou", "accuracy", "iou": {name: IoU or None}} for JSON."""
-    iou = {
-        name: None if np.isnan(value) else float(value) for name, value in zip(names, class_iou(confusion), strict=True)
-    }
-    return {"miou": mean_iou(confusion), "accuracy": pixel_accuracy(confusion), "iou": iou}
+    """{"miou", "accuracy", "iou": {name: IoU}} for JSON; None where there is nothing to score."""
+
+    def known(value: float) -> float | None:
+        return None if np.isnan(value) else float(value)
+
+    iou = {name: known(value) for name, value in zip(names, class_iou(confusion), strict=True)}
+    return {"miou": known(mean_iou(confusion)), "accuracy": known(pixel_accuracy(confusion)), "iou": iou}

@@ -1,4 +1,4 @@
-"""config -> objects. With pipeline.py the only module below main.py that reads a config."""
+"""config -> objects. Below main.py a config is read here, in roles.py (data sets) and by the stages; nowhere deeper."""
 
 import json
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from sgg_jax import devices, guidance, sampling, schedule
 from sgg_jax.augmentation import Strength
 from sgg_jax.checkpoints import load_weights
+from sgg_jax.data import streets
 from sgg_jax.data.dataset import Dataset
 from sgg_jax.data.loader import label_histogram
 from sgg_jax.errors import InputError
@@ -28,6 +29,9 @@ from sgg_jax.types import Denoiser, Params, Segmenter
 from sgg_jax.workdir import Stages, claim
 
 
+STREAMS = ("denoiser", "source", "judge", "adapt", "student")
+
+
 class Experiment:
     """One run: its config, its directory, and everything made from them, each on first use."""
 
@@ -37,27 +41,35 @@ class Experiment:
         self.stages = Stages(workdir)
 
     def claim(self) -> None:
-        """Checks paths and config, then ties the run directory to the config (see workdir.claim)."""
+        """Checks the config, then ties the run directory to it and to the version of streets (see workdir.claim)."""
         self.check()
-        claim(self.workdir, json.loads(json.dumps(self.config.to_dict())))
+        record = json.loads(json.dumps(self.config.to_dict()))
+        claim(self.workdir, {**record, "streets_version": streets.VERSION})
 
     def check(self) -> None:
         """InputError for settings that cannot work together; cheap, so that a long run cannot end in it."""
-        if self.config.seed < 0:
-            raise InputError(f"config.seed is {self.config.seed}: it must not be negative")
+        c = self.config
+        if not 0 <= c.seed < 2**31:
+            raise InputError(f"config.seed is {c.seed}: it must lie in 0..{2**31 - 1}")
+        for name, value in (("denoiser.total", c.denoiser.total), ("translate.microbatch", c.translate.microbatch)):
+            if value < 1:
+                raise InputError(f"config.{name} is {value}: it must be at least 1")
+        for section in ("translate", "evaluate"):
+            devices.check_batch(c[section].batch_size, self.mesh, f"config.{section}.batch_size")
+        for section in ("denoiser", "segmenter", "adapt", "student"):
+            size = self.recipe(section).batch_size
+            devices.check_batch(size, self.mesh, f"config.{section}.training.batch_size")
         _ = self.datasets
         check_depths(self.config.adapt.depths)
         for depth in (*self.config.adapt.depths, self.config.translate.depth):
             self.schedule(depth)
-        for section in ("denoiser", "segmenter", "adapt", "student"):
-            self.recipe(section)
         _ = self.method, self.strength
         choose({"adapted": 0, "source": 0}, self.config.translate.guide, "translate.guide")
         image = jax.ShapeDtypeStruct((1, *self.config.data.size, 3), jnp.float32)
         step = jax.ShapeDtypeStruct((1,), jnp.int32)
         try:
             jax.eval_shape(*self.denoiser_network, image, step)
-            jax.eval_shape(*self.segmenter_network(0), image)
+            jax.eval_shape(*self.segmenter_network(), image)
         except ValueError as error:
             raise InputError(f"config.data.size does not suit the networks: {error}") from error
 
@@ -99,13 +111,14 @@ class Experiment:
 
     @cached_property
     def denoiser_network(self) -> tuple[Callable[..., Any], Params]:
-        section = self.config.denoiser
-        return self._network("denoiser", choose(DENOISERS, section.network, "denoiser.network"), self.config.seed)
+        """(apply, fresh weights)."""
+        network = choose(DENOISERS, self.config.denoiser.network, "denoiser.network")
+        return self._network("denoiser", network, self.seed("denoiser"))
 
-    def segmenter_network(self, seed: int) -> tuple[Callable[..., Any], Params]:
-        section = self.config.segmenter
-        network = choose(SEGMENTERS, section.network, "segmenter.network")
-        return self._network("segmenter", network, seed, classes=len(self.names))
+    def segmenter_network(self, stream: str = "source") -> tuple[Callable[..., Any], Params]:
+        """(apply, fresh weights of that stream); apply is the same for all."""
+        network = choose(SEGMENTERS, self.config.segmenter.network, "segmenter.network")
+        return self._network("segmenter", network, self.seed(stream), classes=len(self.names))
 
     def _network(self, kind: str, network: Any, seed: int, **options: Any) -> tuple[Callable[..., Any], Params]:
         name = self.config[kind].network
@@ -121,12 +134,16 @@ class Experiment:
 
     def segmenter_params(self, place: str) -> Params:
         """Weights of a trained segmenter, by its directory below the run's."""
-        return load_weights(self.workdir / place / "checkpoints", self.segmenter_network(0)[1])
+        return load_weights(self.workdir / place / "checkpoints", self.segmenter_network()[1])
 
     def segmenter(self, params: Params) -> Segmenter:
-        return Partial(self.segmenter_network(0)[0], params)
+        return Partial(self.segmenter_network()[0], params)
 
     # training --------------------------------------------------------------------------------------------------------
+
+    def seed(self, stream: str) -> int:
+        """Seed of one network's weights, batches and augmentation; streams of any two runs differ."""
+        return int(np.random.SeedSequence((self.config.seed, STREAMS.index(stream))).generate_state(1)[0] >> 1)
 
     @cached_property
     def strength(self) -> Strength | None:
@@ -134,7 +151,7 @@ class Experiment:
         return Strength(**self.config.segmenter.augmentation.to_dict()) if self.config.segmenter.augment else None
 
     def segmenter_objective(self) -> Objective:
-        return segmenter_objective(self.segmenter_network(0)[0], self.strength)
+        return segmenter_objective(self.segmenter_network()[0], self.strength)
 
     def denoiser_objective(self) -> Objective:
         return denoiser_objective(self.denoiser_network[0], self.config.denoiser.flip)
@@ -170,8 +187,10 @@ class Experiment:
             guide = guidance.normalized(guide)
         if c.clip_ratio:
             guide = guidance.clipped(guide, c.clip_ratio)
-        if tuple(c.interval) != (0, self.config.denoiser.total):
-            guide = guidance.interval(guide, *c.interval)
+        low, high = c.interval
+        if (low, high) != (0.0, 1.0):
+            total = self.config.denoiser.total
+            guide = guidance.interval(guide, round(low * total), round(high * total))
         samplers = {"ddpm": sampling.ancestral, "ddim": sampling.ddim(c.eta)}
         return Method(guide, choose(samplers, c.sampler, "translate.sampler"), c.microbatch)
 

@@ -147,7 +147,11 @@ def at_denoised(guidance: Guidance) -> Guidance:
 
 @cache
 def through_denoiser(guidance: Guidance) -> Guidance:
-    """The segmenter looks at x0-hat and the gradient runs through the denoiser too (one more denoiser VJP a step)."""
+    """The segmenter looks at x0-hat and the gradient runs through the denoiser too (one more denoiser VJP a step).
+
+    The denoiser mixes pixels, so with LCG a class's term also moves other regions and void pixels: the gradient is that
+    of the sum over classes, not the sum of gradients cut to their regions.
+    """
 
     def guide(point: Point) -> Array:
         step = jnp.broadcast_to(point.row.step, point.x.shape[:1])
@@ -165,7 +169,10 @@ LOOKS: dict[str, Callable[[Guidance], Guidance]] = {
 
 
 def noise_ratio(row: Step, gradient: Array) -> Array:
-    """rms(Sigma * gradient) / sigma of each image: how far guidance moves the mean, in units of the noise. [B]"""
+    """rms(Sigma * gradient) / sigma of each image: how far guidance moves the mean, in units of the noise. [B]
+
+    Sigma is the posterior's, whatever sampler runs: for DDIM the ratio says what the ancestral step would do.
+    """
     return jnp.sqrt(row.variance * jnp.mean(jnp.square(gradient), axis=(1, 2, 3)))
 
 

@@ -10,9 +10,10 @@ from sgg_jax.types import VOID, Array, Denoiser, Image, Labels, Logits
 def denoising_loss(denoiser: Denoiser, schedule: NoiseSchedule, image: Image, key: Array) -> Array:
     """E |eps - eps_theta(x_k, k)|^2 per value, k uniform over the schedule: DDPM Eq. 14, L_simple. float32 []."""
     step_key, noise_key = jax.random.split(key)
-    step = jax.random.randint(step_key, image.shape[:1], 0, schedule.count)
+    row = jax.random.randint(step_key, image.shape[:1], 0, schedule.count)
     noise = jax.random.normal(noise_key, image.shape)
-    return jnp.mean(jnp.square(denoiser(diffuse(schedule, image, step, noise), step) - noise))
+    predicted = denoiser(diffuse(schedule, image, row, noise), schedule.table.step[row])
+    return jnp.mean(jnp.square(predicted - noise))
 
 
 def segmentation_loss(logits: Logits, labels: Labels, class_weights: Array) -> Array:

@@ -78,9 +78,12 @@ def segmenter_objective(apply: Callable[..., Array], strength: Strength | None) 
 
 
 def class_weights(histogram: np.ndarray, power: float) -> np.ndarray:
-    """frequency^-power, scaled to mean 1 over the pixels; classes without pixels get 0. [C] -> [C] float32."""
+    """frequency^-power, scaled to mean 1 over the pixels. [C] -> [C] float32.
+
+    No class counts as rarer than 1 pixel in 10,000: one that the histogram missed still has a weight.
+    """
     frequency = histogram / max(histogram.sum(), 1)
-    weights = np.where(frequency > 0, np.maximum(frequency, 1e-4) ** -power, 0.0)
+    weights = np.maximum(frequency, 1e-4) ** -power
     return (weights / max((weights * frequency).sum(), 1e-8)).astype(np.float32)
 
 
@@ -127,7 +130,7 @@ def make_step(objective: Objective, weight_decay: float, clip: float, ema: float
 
 
 def learning_rates(recipe: Recipe) -> np.ndarray:
-    """Learning rate of every step: linear warm-up, then cosine decay that would be 0 one step later. [steps] float32."""
+    """Learning rate of every step: linear warm-up, then cosine decay, 0 one step after the end. [steps] float32."""
     warmup = min(recipe.warmup, recipe.steps - 1)
     schedule = optax.warmup_cosine_decay_schedule(0.0, recipe.learning_rate, warmup, recipe.steps + 1)
     return np.asarray(jax.vmap(schedule)(jnp.arange(1, recipe.steps + 1)), np.float32)

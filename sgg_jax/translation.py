@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from sgg_jax.data.dataset import Dataset
+from sgg_jax.errors import InputError
 from sgg_jax.devices import check_batch, replicate, shard
 from sgg_jax.guidance import Guidance, present_pairs
 from sgg_jax.sampling import ReverseStep, chain, step_noise
@@ -150,4 +151,8 @@ def translate_all(
 def _finished(kept: list[int], labels: np.ndarray, result: tuple[Array, Array]) -> Iterator[Translated]:
     image, ratios = np.asarray(result[0]), np.asarray(result[1])
     for row, index in enumerate(kept):
+        if not np.isfinite(ratios[row]).all():
+            raise InputError(
+                f"the guidance of image {index} is not finite: lower translate.scale, or set translate.clip_ratio"
+            )
         yield Translated(index, image[row], labels[row], ratios[row])

@@ -53,6 +53,10 @@ class Stages:
         path = self.directory / f"{name}.json"
         return read_json(path) if path.exists() else None
 
+    def finished(self) -> list[str]:
+        """Names of the finished stages, sorted."""
+        return sorted(path.stem for path in self.directory.glob("*.json"))
+
     def finish(self, name: str, result: dict[str, Any], began: float) -> None:
         """Marks a stage that began at `time.monotonic()` value `began` as finished."""
         write_json(self.directory / f"{name}.json", {**result, "seconds": round(time.monotonic() - began, 1)})

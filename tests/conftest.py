@@ -6,6 +6,7 @@ from jax.sharding import AxisType, Mesh
 
 import sgg_jax  # noqa: F401  (compiler defaults)
 
+jax.config.update("jax_platforms", "cpu")  # also where a GPU is
 jax.config.update("jax_num_cpu_devices", 4)
 
 

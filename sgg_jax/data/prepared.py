@@ -75,7 +75,7 @@ class Prepared:
         """Example with image [H,W,3] and labels [H,W]; InputError names a record that cannot be used."""
         where = f"record {self.image_id(index)} in {self._where}"
         try:
-            record = self._source[index]
+            record = self._source[self.image_id(index)]
         except (RuntimeError, ValueError, OSError) as error:
             raise InputError(
                 f"cannot read {where} ({' '.join(str(error).split())}); prepare the data set again"
