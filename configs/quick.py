@@ -17,11 +17,12 @@ def get_config():
     config.denoiser.unet.attention = ()
     config.segmenter.encoder_decoder.widths = (24, 48, 64)
     config.segmenter.encoder_decoder.blocks = 1
-    for recipe, steps in ((config.denoiser, 300), (config.segmenter, 250), (config.adapt, 40), (config.student, 120)):
+    for recipe, steps in ((config.denoiser, 250), (config.segmenter, 200), (config.adapt, 40), (config.student, 100)):
         recipe.training.steps = steps
         recipe.training.warmup = 20
         recipe.training.save_every = 100
         recipe.training.ema = 0.98
+    config.denoiser.training.learning_rate = 2e-3
     config.translate.steps = 8
     config.translate.compare = 48
     config.adapt.depths = (300, 500)

@@ -28,7 +28,6 @@ from sgg_jax.translation import Knobs, Method
 from sgg_jax.types import Denoiser, Params, Segmenter
 from sgg_jax.workdir import Stages, claim
 
-
 STREAMS = ("denoiser", "source", "judge", "adapt", "student")
 
 

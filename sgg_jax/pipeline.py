@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from sgg_jax import ptl
 from sgg_jax.data.dataset import Dataset
 from sgg_jax.data.loader import Batches
+from sgg_jax.data.streets import Streets
 from sgg_jax.data.writer import TranslationWriter, export, open_export
 from sgg_jax.errors import InputError
 from sgg_jax.evaluation import score, summary
@@ -28,7 +28,7 @@ from sgg_jax.experiment import Experiment
 from sgg_jax.planning import plan as plan_run
 from sgg_jax.progress import Progress, track
 from sgg_jax.records import read_json, write_json
-from sgg_jax.results import adapted_place, compared, networks, sample_sheet, score_tables, write_report
+from sgg_jax.results import adapted_place, compared, curve_rows, networks, sample_sheet, score_tables, write_report
 from sgg_jax.schedule import noise_schedule
 from sgg_jax.training import fit
 from sgg_jax.translation import Method, translate_all
@@ -47,8 +47,7 @@ def say(text: str) -> None:
 
 def train_denoiser(run: Experiment) -> dict[str, Any]:
     """The target domain's denoiser; then a sheet of unconditional samples."""
-    recipe = run.recipe("denoiser")
-    seed = run.config.seed
+    recipe, seed = run.recipe("denoiser"), run.seed("denoiser")
     fit(
         run.workdir / "denoiser",
         run.denoiser_objective(),
@@ -67,32 +66,25 @@ def train_denoiser(run: Experiment) -> dict[str, Any]:
 def train_segmenter(run: Experiment) -> dict[str, Any]:
     """The source segmenter (the first guide) and, where the target has labels for it, the judge."""
     judged = run.datasets["judge"]
-    fit_segmenter(
-        run,
-        run.workdir / "source",
-        "segmenter",
-        run.source,
-        run.segmenter_network(run.config.seed)[1],
-        0,
-        "source segmenter",
-    )
+    fit_segmenter(run, "source", run.source, "segmenter", label="source segmenter")
     if judged is not None:
-        fit_segmenter(
-            run, run.workdir / "judge", "segmenter", judged, run.segmenter_network(run.config.seed + 1)[1], 1, "judge"
-        )
+        fit_segmenter(run, "judge", judged, "segmenter", label="judge")
     return {"source_images": len(run.source), "judge_images": len(judged or [])}
 
 
 def fit_segmenter(
-    run: Experiment, directory: Path, section: str, dataset: Dataset, params: Params, stream: int, label: str
-) -> Params:
-    """Trains a segmenter by the recipe of config.<section>; `stream` keeps its batches apart from other networks'."""
-    recipe = run.recipe(section)
-    seed = run.config.seed + 1000 * stream
+    run: Experiment, stream: str, dataset: Dataset, section: str, *, label: str, place: Path | None = None,
+    start: Params | None = None,
+) -> Params:  # fmt: skip
+    """Trains a segmenter by the recipe of config.<section>, in `place` or the directory named after its stream.
+
+    stream: of its seeds (experiment.STREAMS); start: weights to start from, by default fresh ones.
+    """
+    recipe, seed = run.recipe(section), run.seed(stream)
     return fit(
-        directory,
+        place or run.workdir / stream,
         run.segmenter_objective(),
-        params,
+        run.segmenter_network(stream)[1] if start is None else start,
         jnp.asarray(run.class_weights(dataset)),
         Batches(dataset, recipe.batch_size, seed),
         recipe,
@@ -105,9 +97,7 @@ def fit_segmenter(
 def train_student(run: Experiment) -> dict[str, Any]:
     """A fresh segmenter on the exported translations."""
     dataset = open_export(str(run.workdir / "translated"), run.source.size)
-    fit_segmenter(
-        run, run.workdir / "student", "student", dataset, run.segmenter_network(run.config.seed + 2)[1], 2, "student"
-    )
+    fit_segmenter(run, "student", dataset, "student", label="student")
     return {"images": len(dataset)}
 
 
@@ -123,10 +113,12 @@ def translate_into(
     finished = writer.finished()
     todo = [index for index in range(count) if source.name(index) not in finished]
     if todo:
+        schedule = run.schedule(depth)
+        used = int(schedule.count)
         translations = translate_all(
             run.denoiser(),
             run.segmenter(guide),
-            run.schedule(depth),
+            schedule,
             source,
             todo,
             run.knobs,
@@ -136,7 +128,6 @@ def translate_into(
         )
         with Progress(count, label, unit="image", start=count - len(todo)) as progress:
             for done in translations:
-                steps = np.linspace(0, len(done.ratios) - 1, min(len(done.ratios), 25)).round().astype(int)
                 writer.write(
                     source.name(done.index),
                     done.image,
@@ -147,8 +138,8 @@ def translate_into(
                         "seed": run.config.seed,
                         "guidance": run.config.translate.guidance if method == run.method else "none",
                         "scale": float(run.knobs.scale),
-                        "ratio": float(done.ratios.mean()),
-                        "ratios": [float(f"{value:.4g}") for value in done.ratios[steps]],
+                        "ratio": float(done.ratios[:used].mean()),
+                        "ratios": [float(f"{value:.4g}") for value in done.ratios[curve_rows(used)]],
                     },
                 )
                 progress.advance()
@@ -162,7 +153,7 @@ def adapt(run: Experiment) -> dict[str, Any]:
         return translate_into(run, directory, guide, depth, run.method, len(run.source), f"translate to depth {depth}")
 
     def fine_tune(directory: Path, guide: Params, translated: Dataset, label: str) -> Params:
-        return fit_segmenter(run, directory, "adapt", translated, guide, 3, label)
+        return fit_segmenter(run, "adapt", translated, "adapt", label=label, place=directory, start=guide)
 
     depths = tuple(run.config.adapt.depths)
     ptl.adapt(run.workdir / "adapt", run.segmenter_params("source"), depths, translate_round, fine_tune)
@@ -234,9 +225,24 @@ NEEDS = {
 }
 
 
+LOOKING = ("evaluate", "report")
+"""Stages that look at what the others made: finished only while that is the same."""
+
+
+def made(run: Experiment) -> list[str]:
+    """Finished stages that make something."""
+    return [name for name in run.stages.finished() if name not in LOOKING]
+
+
+def is_finished(run: Experiment, name: str) -> bool:
+    """Whether a stage has nothing left to do."""
+    result = run.stages.result(name)
+    return result is not None and (name not in LOOKING or result["made"] == made(run))
+
+
 def run_stage(run: Experiment, name: str) -> None:
     """Runs one stage and marks it finished; says so where it is finished already."""
-    if run.stages.result(name) is not None:
+    if is_finished(run, name):
         say(f"{name}: finished already in {run.workdir}")
         return
     missing = [stage for stage in NEEDS.get(name, ()) if run.stages.result(stage) is None]
@@ -246,12 +252,12 @@ def run_stage(run: Experiment, name: str) -> None:
         raise InputError(f"{name} needs what {', '.join(missing)} makes: run that stage first on {run.workdir}")
     say(f"{name}: {STAGES[name].__doc__}")
     began = time.monotonic()
-    run.stages.finish(name, STAGES[name](run), began)
+    run.stages.finish(name, {**STAGES[name](run), "made": made(run)}, began)
 
 
 def run_all(run: Experiment) -> None:
     """Says what is to be done and how long it takes, then does it."""
-    unfinished = [name for name in STAGES if run.stages.result(name) is None]
+    unfinished = [name for name in STAGES if not is_finished(run, name)]
     if unfinished:
         say(
             f"Translates {len(run.source)} labelled source images into the domain of {len(run.target)} target images "
@@ -269,7 +275,8 @@ def run_all(run: Experiment) -> None:
 def plan(run: Experiment, stages: list[str] | None = None) -> None:
     """Prints what the stages (by default all) will cost, from a short calibration; writes plan.json."""
     estimate = plan_run(run, list(STAGES) if stages is None else stages)
-    say(estimate.text())
+    # what an interrupted stage has done already is not subtracted
+    say(estimate.text("at most" if run.stages.finished() or (run.workdir / "denoiser").exists() else "about"))
     write_json(run.workdir / "plan.json", estimate.record())
 
 
@@ -278,6 +285,10 @@ def export_streets(run: Experiment) -> None:
     for role, dataset in run.datasets.items():
         if dataset is None:
             continue
+        if not isinstance(dataset, Streets):
+            raise InputError(
+                f"config.data.{role}.name is {run.config.data[role].name!r}: this stage writes streets only"
+            )
         directory = run.workdir / "streets" / role
         with Progress(len(dataset), f"export {role}", unit="image") as progress:
             export(dataset, str(directory), progress.advance)
@@ -287,7 +298,10 @@ def export_streets(run: Experiment) -> None:
 def main(stage: str, config: ConfigDict, workdir: Path) -> None:
     """Runs `stage` ("run" for all of them) of `config` in `workdir`."""
     run = Experiment(config, workdir)
-    run.claim()
+    if stage == "plan":  # so that a plan that is too dear can be changed
+        run.check()
+    else:
+        run.claim()
     whole: dict[str, Callable[[Experiment], None]] = {"run": run_all, "plan": plan, "export_streets": export_streets}
     if stage in whole:
         whole[stage](run)

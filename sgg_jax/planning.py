@@ -52,7 +52,7 @@ class Plan:
     memory: float  # bytes, peak of this process or device so far
     disk: float  # bytes
 
-    def text(self) -> str:
+    def text(self, hedge: str = "about") -> str:
         """The table and two lines below it."""
         total = Row(
             "all",
@@ -73,7 +73,7 @@ class Plan:
         ]
         table = text_table(["stage", "denoiser passes", "segmenter passes", "TFLOP", "time"], cells)
         return (
-            f"This run will take about {duration(total.seconds)} on {jax.device_count()} "
+            f"This run will take {hedge} {duration(total.seconds)} on {jax.device_count()} "
             f"{jax.devices()[0].platform} device(s):\n\n{table}\n\n"
             f"memory: about {self.memory / 2**30:.1f} GiB; disk: about {self.disk / 2**20:.0f} MiB; "
             f"compiling and calibrating took {duration(self.preparation)}"
@@ -136,7 +136,7 @@ class Calibration:
                 run.denoiser_network[1], image, jax.ShapeDtypeStruct((1,), jnp.int32)
             )
         else:
-            network = run.segmenter_network(0)
+            network = run.segmenter_network()
             lowered = jax.jit(network[0]).lower(network[1], image)
         return float((lowered.cost_analysis() or {}).get("flops", 0.0))
 
@@ -152,7 +152,7 @@ class Calibration:
             objective, params = run.denoiser_objective(), run.denoiser_network[1]
             constants: Any = noise_schedule(run.betas)
         else:
-            objective, params = run.segmenter_objective(), run.segmenter_network(0)[1]
+            objective, params = run.segmenter_objective(), run.segmenter_network()[1]
             constants = jnp.ones(len(run.names))
         step = make_step(objective, recipe.weight_decay, recipe.clip, recipe.ema)
         state, constants = replicate((init_state(params, recipe), constants), run.mesh)
@@ -178,7 +178,7 @@ class Calibration:
         image = np.stack([example.image for example in examples])
         labels = np.stack([example.known_labels() for example in examples])
         data = shard((image, labels, np.arange(size, dtype=np.int32)), run.mesh)
-        networks = replicate((Partial(*run.denoiser_network), run.segmenter(run.segmenter_network(0)[1])), run.mesh)
+        networks = replicate((Partial(*run.denoiser_network), run.segmenter(run.segmenter_network()[1])), run.mesh)
         call = partial(translate, *networks, schedule, *data, knobs, method=method, mesh=run.mesh)
         return timed(call, repeats=2) / int(schedule.count)
 
@@ -186,7 +186,7 @@ class Calibration:
         """Seconds of one batch of evaluation."""
         run, size = self.run, self.run.config.evaluate.batch_size
         batch = shard(np.zeros((size, *run.source.size, 3), np.uint8), run.mesh)
-        network = replicate(run.segmenter(run.segmenter_network(0)[1]), run.mesh)
+        network = replicate(run.segmenter(run.segmenter_network()[1]), run.mesh)
         return timed(lambda: predict(network, batch))
 
 
@@ -257,10 +257,10 @@ def _translation(calibration: Calibration, title: str, depths: list[int], images
             for i in range(0, len(run.source), max(1, len(run.source) // 20))
         ]
     )
-    low, high = c.interval
-    share = np.clip((min(high, max(depths)) - low) / max(depths), 0, 1)
-    guides = 2 * images * steps * share * (whole + local * present)
-    through = 2 * images * steps * share * (guided and c.look == "through_denoiser" and c.guidance != "none")
+    low, high = (share * run.config.denoiser.total for share in c.interval)
+    guided_steps = sum(int(run.schedule(d).count) * np.clip((min(high, d) - low) / d, 0, 1) for d in depths)
+    guides = 2 * images * guided_steps * (whole + local * present)
+    through = 2 * images * guided_steps * (guided and c.look == "through_denoiser" and c.guidance != "none")
     denoiser = images * steps + through
     flops = denoiser * calibration.flops("denoiser") + guides * calibration.flops("segmenter")
     batches = -(-images // c.batch_size)
@@ -282,7 +282,7 @@ def disk(run: Experiment, stages: list[str]) -> float:
     def weights(params: Any) -> float:
         return sum(leaf.nbytes for leaf in jax.tree.leaves(params)) * ARRAYS_PER_CHECKPOINT * KEPT
 
-    denoiser, segmenter = weights(run.denoiser_network[1]), weights(run.segmenter_network(0)[1])
+    denoiser, segmenter = weights(run.denoiser_network[1]), weights(run.segmenter_network()[1])
     # A translation has a camera's textures: it packs like an image of the target.
     image = 1.15 * len(png_bytes(Image.fromarray(run.target[0].image)))
     rounds = len(run.config.adapt.depths)

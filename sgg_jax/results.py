@@ -39,7 +39,7 @@ def networks(run: Experiment) -> dict[str, str]:
 
 def compared(run: Experiment) -> dict[str, tuple[Dataset, list[int]]]:
     """The same source images as guided and as unguided translations of the same depth: title -> set, indices."""
-    if not (run.workdir / "unguided").is_dir():
+    if run.stages.result("translate") is None or not (run.workdir / "unguided").is_dir():
         return {}
     unguided = open_export(str(run.workdir / "unguided"), run.source.size)
     guided = open_export(str(run.workdir / "translated"), run.source.size)
@@ -98,7 +98,7 @@ def sample_sheet(run: Experiment, rows: int = 2, columns: int = 4) -> None:
     # The guide is not looked at, but it is an operand: its untrained weights will do.
     images, _ = translate(
         run.denoiser(),
-        run.segmenter(run.segmenter_network(0)[1]),
+        run.segmenter(run.segmenter_network()[1]),
         respace(run.betas, total, min(50, total)),
         grey,
         np.zeros(grey.shape[:3], np.uint8),
@@ -179,7 +179,7 @@ def write_report(run: Experiment) -> Path:
                 ],
             )
         )
-    if (run.workdir / "translated").is_dir():
+    if run.stages.result("translate") is not None:
         blocks: list[Any] = [_picture(run, "translations", translation_sheet, "Source images and their translations.")]
         if scores["agreement"]:
             header, rows = agreement_rows(scores)
@@ -233,13 +233,18 @@ def _picture(run: Experiment, name: str, draw: Callable[[Experiment, int], Any],
     return Picture(image, caption)
 
 
+def curve_rows(count: int) -> np.ndarray:
+    """Rows of a schedule with `count` steps whose ratios are kept for the curve: all, or 25 spread over them."""
+    return np.linspace(0, count - 1, min(count, 25)).round().astype(int)
+
+
 def _ratio_curve(run: Experiment) -> str:
     records = read_lines(run.workdir / "translated" / "manifest.jsonl")
     ratios = np.mean([record["ratios"] for record in records], axis=0)
+    schedule = run.schedule(run.config.translate.depth)
+    steps = np.asarray(schedule.table.step)[curve_rows(int(schedule.count))]
     return curves(
-        {"guidance-to-noise ratio": (np.arange(len(ratios))[::-1].tolist(), ratios[::-1].tolist())},
-        "reverse steps left",
-        "ratio",
+        {"guidance-to-noise ratio": (steps.tolist(), ratios.tolist())}, "step k (from right to left)", "ratio"
     )
 
 

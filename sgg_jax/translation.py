@@ -16,8 +16,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from sgg_jax.data.dataset import Dataset
-from sgg_jax.errors import InputError
 from sgg_jax.devices import check_batch, replicate, shard
+from sgg_jax.errors import InputError
 from sgg_jax.guidance import Guidance, present_pairs
 from sgg_jax.sampling import ReverseStep, chain, step_noise
 from sgg_jax.schedule import NoiseSchedule, add_noise
