@@ -9,6 +9,7 @@ import numpy as np
 
 from sgg_jax.data.dataset import Dataset
 from sgg_jax.data.writer import open_export
+from sgg_jax.devices import replicate
 from sgg_jax.evaluation import predictions
 from sgg_jax.experiment import Experiment
 from sgg_jax.records import read_json, read_lines
@@ -96,9 +97,9 @@ def sample_sheet(run: Experiment, rows: int = 2, columns: int = 4) -> None:
     grey = np.full((count, *run.source.size, 3), 127, np.uint8)  # hidden by the noise at full depth
     total = run.config.denoiser.total
     # The guide is not looked at, but it is an operand: its untrained weights will do.
+    networks = replicate((run.denoiser(), run.segmenter(run.segmenter_network()[1])), run.mesh)
     images, _ = translate(
-        run.denoiser(),
-        run.segmenter(run.segmenter_network()[1]),
+        *networks,
         respace(run.betas, total, min(50, total)),
         grey,
         np.zeros(grey.shape[:3], np.uint8),
@@ -168,55 +169,12 @@ def write_report(run: Experiment) -> Path:
     scores = read_json(run.workdir / "scores.json")
     sections = []
     if scores["networks"]:
-        header, rows = network_rows(scores)
-        bars = {title: [value or 0.0 for value in entry["iou"].values()] for title, entry in scores["networks"].items()}
-        sections.append(
-            Section(
-                "Segmentation of the target",
-                [
-                    Table(header, rows, "Target test set, percent.", dict.fromkeys(header[1:], "max")),
-                    Svg(class_bars(run.names, bars, "IoU"), "IoU by class."),
-                ],
-            )
-        )
+        sections.append(_scores_section(run, scores))
     if run.stages.result("translate") is not None:
-        blocks: list[Any] = [_picture(run, "translations", translation_sheet, "Source images and their translations.")]
-        if scores["agreement"]:
-            header, rows = agreement_rows(scores)
-            blocks.append(
-                Table(
-                    header,
-                    rows,
-                    "Agreement of translations with their labels in the eyes of the judge, a "
-                    "network trained with target labels that guides nothing; percent.",
-                )
-            )
-        blocks.append(Svg(_ratio_curve(run), "rms(lambda Sigma gradient) / sigma by reverse step, mean over images."))
-        sections.append(Section("Translations", blocks))
+        sections.append(_translations_section(run, scores))
     if run.datasets["test"] is not None:
         sections.append(Section("Predictions", [_picture(run, "predictions", prediction_sheet, "Target test images.")]))
-    samples = run.workdir / "denoiser" / "samples.png"
-    blocks = [Svg(_loss_curves(run, places, title), title) for title, places in _trained(run).items()]
-    if samples.exists():
-        blocks.insert(0, Picture(samples.read_bytes(), "Unconditional samples of the denoiser."))
-    sections.append(Section("Training", blocks))
-    seconds = {
-        name: (run.stages.result(name) or {}).get("seconds")
-        for name in ("train_denoiser", "train_segmenter", "adapt", "translate", "train_student", "evaluate")
-    }
-    sections.append(
-        Section(
-            "Settings",
-            [
-                Table(
-                    ["stage", "seconds"],
-                    [[name, value] for name, value in seconds.items() if value is not None],
-                    "Time of each stage.",
-                ),
-                Settings(run.config.to_dict()),
-            ],
-        )
-    )
+    sections += [_training_section(run), _settings_section(run)]
     lead = (
         f"{len(run.source)} labelled source images, translated into the target domain by a diffusion model under "
         "semantic-gradient guidance and progressive translation learning (Peng et al., ICCV 2023)."
@@ -224,6 +182,44 @@ def write_report(run: Experiment) -> Path:
     path = run.workdir / "report.html"
     write_page(path, page("sgg_jax: translated, adapted, scored", lead, sections))
     return path
+
+
+def _scores_section(run: Experiment, scores: dict[str, Any]) -> Section:
+    header, rows = network_rows(scores)
+    bars = {title: [value or 0.0 for value in entry["iou"].values()] for title, entry in scores["networks"].items()}
+    table = Table(header, rows, "Target test set, percent.", dict.fromkeys(header[1:], "max"))
+    return Section("Segmentation of the target", [table, Svg(class_bars(run.names, bars, "IoU"), "IoU by class.")])
+
+
+def _translations_section(run: Experiment, scores: dict[str, Any]) -> Section:
+    blocks: list[Any] = [_picture(run, "translations", translation_sheet, "Source images and their translations.")]
+    if scores["agreement"]:
+        caption = (
+            "Agreement of translations with their labels in the eyes of the judge, a network trained with target "
+            "labels that guides nothing; percent."
+        )
+        blocks.append(Table(*agreement_rows(scores), caption))
+    blocks.append(Svg(_ratio_curve(run), "rms(lambda Sigma gradient) / sigma by reverse step, mean over images."))
+    return Section("Translations", blocks)
+
+
+def _training_section(run: Experiment) -> Section:
+    blocks: list[Any] = [Svg(_loss_curves(run, places, title), title) for title, places in _trained(run).items()]
+    samples = run.workdir / "denoiser" / "samples.png"
+    if samples.exists():
+        blocks.insert(0, Picture(samples.read_bytes(), "Unconditional samples of the denoiser."))
+    return Section("Training", blocks)
+
+
+def _settings_section(run: Experiment) -> Section:
+    rows = [
+        [name, result["seconds"]]
+        for name in ("train_denoiser", "train_segmenter", "adapt", "translate", "train_student", "evaluate")
+        if (result := run.stages.result(name)) is not None
+    ]
+    return Section(
+        "Settings", [Table(["stage", "seconds"], rows, "Time of each stage."), Settings(run.config.to_dict())]
+    )
 
 
 def _picture(run: Experiment, name: str, draw: Callable[[Experiment, int], Any], caption: str) -> Picture:

@@ -1,7 +1,9 @@
 """Checkpoints: what is read is what was written, or a sentence says why not."""
 
 import gc
+import os
 import shutil
+import subprocess
 import sys
 import time
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from sgg_jax.checkpoints import Checkpoints, load_weights
+from sgg_jax.devices import replicate
 from sgg_jax.errors import InputError
 
 
@@ -158,3 +161,21 @@ def test_damage_is_a_sentence_or_harmless(checkpoint, abandoned_reads, tmp_path,
             assert_equal(found, tree(5))
         shutil.rmtree(copy)
     assert refused > 0
+
+
+def test_a_checkpoint_of_four_devices_is_read_on_one(tmp_path, four_devices):
+    """As on a laptop after training on a larger machine: another process, which has one device."""
+    spread = replicate(tree(5), four_devices)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, spread, spread)
+    code = (
+        "import sys, jax, numpy as np\n"
+        "from pathlib import Path\n"
+        "from sgg_jax.checkpoints import load_weights\n"
+        "from test_checkpoints import tree\n"
+        "assert jax.device_count() == 1\n"
+        "found = load_weights(Path(sys.argv[1]), tree(0))\n"
+        "jax.tree.map(np.testing.assert_array_equal, found, tree(5))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "checkpoints")], check=True, env=environment)

@@ -13,6 +13,7 @@ from sgg_jax import pipeline
 from sgg_jax.data.writer import open_export
 from sgg_jax.errors import InputError
 from sgg_jax.pipeline import main
+from sgg_jax.translation import translate, translate_all
 
 
 def tiny():
@@ -74,6 +75,49 @@ def test_every_stage_leaves_its_files(finished):
         "train_denoiser", "train_segmenter", "adapt", "translate", "train_student", "evaluate"
     }  # fmt: skip
     assert all(row["seconds"] > 0 and row["flops"] > 0 for row in rows)
+
+
+def test_the_plan_knew_the_disk(finished):
+    planned = json.loads((finished / "plan.json").read_text())["disk"]
+    folders = ("denoiser", "source", "judge", "adapt", "student", "translated", "unguided")
+    real = sum(p.stat().st_size for folder in folders for p in (finished / folder).rglob("*") if p.is_file())
+    assert planned / 2 < real < planned * 2
+
+
+def test_a_whole_run_compiles_each_function_once(finished):
+    """On top of those of other tests: guided, unguided and the sample sheet; depths and weights add none."""
+    before = translate._cache_size()
+    run = pipeline.Experiment(tiny(), finished)
+    for depth in (200, 300):
+        for place in ("source", "adapt/round1"):
+            guide = run.segmenter(run.segmenter_params(place))
+            images = translate_all(
+                run.denoiser(), guide, run.schedule(depth), run.source, [0, 1], run.knobs, batch_size=4,
+                method=run.method, mesh=run.mesh,
+            )  # fmt: skip
+            assert len(list(images)) == 2
+    assert translate._cache_size() == before
+
+
+def test_scoring_early_does_not_end_scoring(tmp_path):
+    """evaluate and report look at what is there; when more is there they look again."""
+    config = tiny()
+    main("train_segmenter", config, tmp_path)
+    main("evaluate", config, tmp_path)
+    main("report", config, tmp_path)
+    assert set(json.loads((tmp_path / "scores.json").read_text())["networks"]) == {
+        "source only", "target labels (oracle)"
+    }  # fmt: skip
+    main("run", config, tmp_path)
+    assert "student on translations" in json.loads((tmp_path / "scores.json").read_text())["networks"]
+    assert "student on translations" in (tmp_path / "report.html").read_text()
+
+
+def test_a_plan_does_not_tie_the_directory(tmp_path):
+    config = tiny()
+    main("plan", config, tmp_path)
+    config.translate.steps = 2
+    main("train_segmenter", config, tmp_path)
 
 
 def test_the_labels_of_a_translation_are_those_of_its_source(finished):
@@ -144,6 +188,10 @@ def test_stages_out_of_order_are_refused(tmp_path):
         (lambda c: c.denoiser.update(network="x"), "choose one of unet"),
         (lambda c: c.denoiser.unet.update(widths=(30, 30)), "denoiser.unet does not describe a network"),
         (lambda c: c.segmenter.training.update(batch_size=0), "at least 1"),
+        (lambda c: c.student.training.update(batch_size=6), "student.training.batch_size is 6.* 4 devices"),
+        (lambda c: c.evaluate.update(batch_size=6), "evaluate.batch_size is 6"),
+        (lambda c: c.translate.update(batch_size=0), "translate.batch_size is 0"),
+        (lambda c: c.translate.update(microbatch=0), "microbatch is 0"),
         (lambda c: c.data.test.update(name="folder"), "config.data.test.folder: "),
         (lambda c: c.data.test.update(name="nothing"), "data.test.name"),
     ],

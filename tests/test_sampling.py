@@ -173,6 +173,15 @@ def test_chain_is_the_literal_loop():
     np.testing.assert_allclose(image, y, atol=2e-4)
 
 
+@pytest.mark.parametrize("variant", ["gsg", "lcg", "sgg"])
+def test_scale_zero_is_bit_equal_to_unguided_in_float(variant):
+    given = labels()
+    x = jax.random.normal(jax.random.key(5), (*given.shape, 3))
+    off, _ = run_chain(smooth_denoiser(), short_schedule(), x, guidance=VARIANTS[variant], scale=0.0, given=given)
+    plain, _ = run_chain(smooth_denoiser(), short_schedule(), x, given=given)
+    np.testing.assert_array_equal(off, plain)
+
+
 def test_void_pixels_take_the_unguided_mean():
     """One LCG step from the same x: void pixels end exactly where they end without guidance."""
     schedule, given = respace(linear(1000), 400, 2), labels()

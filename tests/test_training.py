@@ -278,11 +278,14 @@ def test_warmup_longer_than_the_run_is_cut():
 
 def test_class_weights_closed_form():
     histogram = np.array([900, 90, 10, 0])
-    np.testing.assert_allclose(class_weights(histogram, 0.0), [1, 1, 1, 0])
-    np.testing.assert_allclose(class_weights(histogram, 1.0), np.array([1 / 0.9, 1 / 0.09, 1 / 0.01, 0]) / 3, rtol=1e-6)
+    np.testing.assert_allclose(class_weights(histogram, 0.0), [1, 1, 1, 1])
+    # a class that the histogram missed counts as 1 pixel in 10,000, not as absent
+    np.testing.assert_allclose(class_weights(histogram, 1.0), np.array([1 / 0.9, 1 / 0.09, 100, 1e4]) / 3, rtol=1e-6)
     raw = np.array([0.9, 0.09, 0.01]) ** -0.5
     wanted = raw / (raw * [0.9, 0.09, 0.01]).sum()
-    np.testing.assert_allclose(class_weights(histogram, 0.5), [*wanted, 0], rtol=1e-6)
+    np.testing.assert_allclose(
+        class_weights(histogram, 0.5), [*wanted, 100 / (raw * [0.9, 0.09, 0.01]).sum()], rtol=1e-6
+    )
     assert class_weights(histogram, 0.5).dtype == np.float32
     rare = class_weights(np.array([10**9, 1]), 1.0)  # no class counts as rarer than 1 in 10,000
     assert rare[1] / rare[0] == pytest.approx(1e4, rel=1e-4)
