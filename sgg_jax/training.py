@@ -84,7 +84,8 @@ def class_weights(histogram: np.ndarray, power: float) -> np.ndarray:
     """
     frequency = histogram / max(histogram.sum(), 1)
     weights = np.maximum(frequency, 1e-4) ** -power
-    return (weights / max((weights * frequency).sum(), 1e-8)).astype(np.float32)
+    mean = (weights * frequency).sum() if histogram.any() else weights.mean()
+    return (weights / mean).astype(np.float32)
 
 
 def optimizer(weight_decay: float, clip: float) -> optax.GradientTransformation:
