@@ -1,4 +1,4 @@
-"""The demo: the main job on streets, the embedded pair of domains; about 20 minutes on two free CPU cores.
+"""The demo: the main job on streets, the embedded pair of domains; 30 minutes or less on two CPU cores.
 
     python main.py run --config configs/streets.py --workdir runs/streets
 
