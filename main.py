@@ -2,6 +2,7 @@
 
 import argparse
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ STAGES = {
     "adapt": "progressive translation learning: translate deeper and deeper, adapting the guide",
     "translate": "export the labelled translations",
     "train_student": "train a fresh segmenter on the translations",
+    "compare": "compare methods by the students they train, over several seeds; runs what it needs first",
     "evaluate": "score all networks on the target and the translations' agreement with their labels",
     "report": "draw the pictures and the summary page",
     "plan": "print what a run will cost, from a short calibration",
@@ -73,7 +75,7 @@ def main() -> int:
         open_roles(config.data)  # a wrong path is told before jax is imported, which takes seconds
         from sgg_jax.pipeline import main as run
 
-        run(arguments.stage, config, arguments.workdir)
+        run(arguments.stage, config, arguments.workdir, shlex.join(["python", "main.py", *sys.argv[1:]]))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

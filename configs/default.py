@@ -63,12 +63,15 @@ def get_config() -> ConfigDict:
     # Streets brings its own.
     config.data.classes = ()
     config.data.source = dataset("source", "train", 1000)  # labelled; is translated
-    config.data.target = dataset("target", "train", 2000)  # labels, if any, are not looked at
+    config.data.target = dataset("target", "train", 4000)  # labels, if any, are not looked at
     config.data.judge = dataset("target", "train", 1000)  # labelled target images for the judge, or "none"
+    config.data.val = dataset("target", "val", 200)  # labelled target images on which settings are chosen, or "none"
     config.data.test = dataset("target", "test", 200)  # labelled target images that score the networks, or "none"
 
     config.denoiser = ConfigDict(
         dict(
+            # Weights to use: "streets" (shipped, sgg_jax/shipped/), a .safetensors file, or "" to train from scratch.
+            weights="streets",
             network="unet",
             unet=dict(
                 widths=(48, 96, 128),  # channels by resolution, halving from H/patch down
@@ -79,8 +82,10 @@ def get_config() -> ConfigDict:
             ),
             schedule="linear",  # of the noise: "linear" (DDPM) or "cosine" (Nichol & Dhariwal 2021)
             total=1000,  # N, forward steps of the whole process
+            prediction="v",  # what the network puts out: "eps", the noise (DDPM), or "v" (Salimans & Ho 2022)
+            weighting="velocity",  # of the noise levels in the loss: "even" (L_simple), "velocity" or "min_snr"
             flip=True,  # mirror training images with probability 1/2
-            training=training(steps=1500, batch_size=16, learning_rate=6e-4),
+            training=training(steps=6000, batch_size=16, learning_rate=1e-3),
         )
     )
 
@@ -107,6 +112,13 @@ def get_config() -> ConfigDict:
                 noise=0.1,  # largest standard deviation, in units of [-1,1]
             ),
             training=training(steps=1500, batch_size=16, learning_rate=2e-3),
+        )
+    )
+
+    config.guide = ConfigDict(
+        dict(  # what the segmenters that guide are augmented with on top of segmenter.augmentation
+            recolor=0.0,  # standard deviation of a random colour added to each class's pixels, in units of [-1,1]
+            diffuse=0.0,  # largest share s of noise in sqrt(1 - s^2) image + s noise: what the steps of diffusion show
         )
     )
 
@@ -143,6 +155,16 @@ def get_config() -> ConfigDict:
     config.student = ConfigDict(
         dict(  # a fresh segmenter trained on the exported translations
             training=training(steps=1500, batch_size=16, learning_rate=2e-3),
+        )
+    )
+
+    config.compare = ConfigDict(
+        dict(  # methods side by side: same student, same budget, same judge (sgg_jax/comparison.py)
+            methods=("none_plain", "none", "color", "fda", "sdedit", "gsg", "lcg", "sgg", "sgg_ptl", "oracle"),
+            seeds=(0, 1, 2),
+            # Candidates of the baselines' own settings: the best on data.val for the first seed is used for all.
+            sdedit_depths=(200, 300, 400, 500),
+            fda_betas=(0.01, 0.05, 0.1),
         )
     )
 

@@ -29,6 +29,8 @@ def get_config():
     )
     config.data.source.name = "folder"
     config.data.target.name = "folder"
+    config.denoiser.weights = ""  # the shipped one knows streets
     config.data.judge.name = "none"
+    config.data.val.name = "none"
     config.data.test.name = "none"
     return config

@@ -10,8 +10,9 @@ from configs import default
 def get_config():
     config = default.get_config()
     config.data.size = (32, 64)
-    for role, count in dict(source=160, target=320, judge=320, test=64).items():
+    for role, count in dict(source=160, target=320, judge=320, val=32, test=64).items():
         config.data[role].streets.count = count
+    config.denoiser.weights = ""  # trains its own
     config.denoiser.unet.widths = (32, 64)
     config.denoiser.unet.blocks = 1
     config.denoiser.unet.attention = ()
@@ -26,5 +27,8 @@ def get_config():
     config.translate.steps = 8
     config.translate.compare = 48
     config.adapt.depths = (300, 500)
+    config.compare.methods = ("none", "sdedit", "sgg_ptl", "oracle")
+    config.compare.seeds = (0,)
+    config.compare.sdedit_depths = (400,)
     config.report.examples = 4
     return config

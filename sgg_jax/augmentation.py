@@ -22,22 +22,34 @@ class Strength(NamedTuple):
     contrast: float = 0.5  # largest log of the factor around the image's mean
     blur: float = 1.0  # largest standard deviation of a Gaussian blur, pixels
     noise: float = 0.1  # largest standard deviation of added white noise, in units of [-1,1]
+    recolor: float = 0.0  # standard deviation of a random colour added to all pixels of one class, class by class
+    diffuse: float = 0.0  # largest s of sqrt(1 - s^2) image + s noise, as the steps of diffusion show an image
+
+
+NONE = Strength(False, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+"""The image as it is."""
 
 
 def augment(key: Array, image: Image, labels: Labels, strength: Strength) -> tuple[Image, Labels]:
-    """A random view of each image and its labels. [B,H,W,3], [B,H,W] -> the same shapes; image stays in [-1,1].
+    """A random view of each image and its labels. [B,H,W,3], [B,H,W] -> the same shapes.
 
-    Pixels that a zoom out brings in from outside are mid-grey and VOID.
+    The image stays in [-1,1], but for the noise of `diffuse`. Pixels that a zoom out brings in from outside are
+    mid-grey and VOID.
     """
     keys = jax.random.split(key, image.shape[0])
 
     def one(key: Array, image: Array, labels: Array) -> tuple[Array, Array]:
         geometry, color, noise = jax.random.split(key, 3)
         image, labels = warp(geometry, image, labels, strength)
+        if strength.recolor:
+            image = recolor(jax.random.fold_in(color, 1), image, labels, strength.recolor)
         image = photometric(color, image, strength)
         amount = jax.random.uniform(jax.random.fold_in(noise, 0), maxval=strength.noise)
         image = image + amount * jax.random.normal(jax.random.fold_in(noise, 1), image.shape)
-        return jnp.clip(image, -1.0, 1.0), labels
+        image = jnp.clip(image, -1.0, 1.0)
+        if strength.diffuse:
+            image = diffused(jax.random.fold_in(noise, 2), image, strength.diffuse)
+        return image, labels
 
     return jax.vmap(one)(keys, image, labels)
 
@@ -90,6 +102,23 @@ def photometric(key: Array, image: Array, strength: Strength) -> Array:
     sigma = jax.random.uniform(blur, maxval=1.0) * strength.blur
     height, width = image.shape[:2]
     return jnp.einsum("yh,hwc,xw->yxc", _gaussian(height, sigma), image, _gaussian(width, sigma))
+
+
+def recolor(key: Array, image: Array, labels: Array, strength: float) -> Array:
+    """One random colour added to all pixels of each class; not clipped. [H,W,3], [H,W] -> [H,W,3].
+
+    Shapes and textures stay, what is known by its colour does not: a guide that knows classes by the source's colours
+    would paint them back.
+    """
+    colors = strength * jax.random.normal(key, (VOID + 1, 3))
+    return image + colors.at[VOID].set(0.0)[labels]
+
+
+def diffused(key: Array, image: Array, most: float) -> Array:
+    """sqrt(1 - s^2) image + s noise, s uniform in [0, most]: a diffusion step of some noise level, DDPM Eq. 4."""
+    level_key, noise_key = jax.random.split(key)
+    level = jax.random.uniform(level_key, maxval=most)
+    return jnp.sqrt(1 - level**2) * image + level * jax.random.normal(noise_key, image.shape)
 
 
 def _gaussian(size: int, sigma: Array) -> Array:

@@ -4,15 +4,19 @@ IoU = TP / (TP + FP + FN) from one dataset-level confusion matrix in int64 (City
 never counts; a class that neither labels nor predictions contain is left out of the mean.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from sgg_jax.data.dataset import VOID, Dataset
 from sgg_jax.devices import check_batch, replicate, shard
-from sgg_jax.types import Array, Segmenter, to_float
+from sgg_jax.progress import track
+from sgg_jax.schedule import NoiseSchedule, diffuse
+from sgg_jax.types import Array, Denoiser, Features, Segmenter, image_keys, to_float
 
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -47,17 +51,37 @@ def predict(segmenter: Segmenter, image: Array) -> Array:
     return segmenter(to_float(image)).argmax(-1).astype("uint8")
 
 
+@jax.jit
+def describe(features: Features, image: Array) -> Array:
+    """Features of each image as a whole. [B,H,W,3] uint8 -> [B,D] float32."""
+    return features(to_float(image))
+
+
 def predictions(
     segmenter: Segmenter, images: Iterable[np.ndarray], batch_size: int, mesh: Mesh
 ) -> Iterator[np.ndarray]:
-    """`predict` for images [H,W,3] uint8 one after the other, in padded batches over all devices: [H,W] uint8 each."""
+    """`predict` for images [H,W,3] uint8 one after the other: [H,W] uint8 each."""
+    return _one_by_one(predict, segmenter, images, batch_size, mesh)
+
+
+def descriptions(
+    features: Features, dataset: Dataset, indices: Iterable[int], batch_size: int, mesh: Mesh
+) -> np.ndarray:
+    """`describe` of dataset[i] for i in indices. [n,D] float32."""
+    return np.stack(list(_one_by_one(describe, features, (dataset[i].image for i in indices), batch_size, mesh)))
+
+
+def _one_by_one(
+    look: Callable[..., Array], network: Any, images: Iterable[np.ndarray], batch_size: int, mesh: Mesh
+) -> Iterator[np.ndarray]:
+    """look(network, batch) for images one after the other, in padded batches over all devices."""
     check_batch(batch_size, mesh, "evaluate.batch_size")
-    segmenter = replicate(segmenter, mesh)
+    network = replicate(network, mesh)
     waiting: list[np.ndarray] = []
 
     def run() -> Iterator[np.ndarray]:
         batch = np.stack(waiting + [waiting[-1]] * (batch_size - len(waiting)))
-        yield from np.asarray(predict(segmenter, shard(batch, mesh)))[: len(waiting)]
+        yield from np.asarray(look(network, shard(batch, mesh)))[: len(waiting)]
 
     for image in images:
         waiting.append(image)
@@ -86,6 +110,36 @@ def score(segmenter: Segmenter, dataset: Dataset, indices: Iterable[int], batch_
     for predicted in predictions(segmenter, images(), batch_size, mesh):
         total += confusion_matrix(predicted, labels.pop(0), classes)
     return total
+
+
+@jax.jit
+def _noise_error(denoiser: Denoiser, schedule: NoiseSchedule, image: Array, image_id: Array, step: Array) -> Array:
+    """[B,H,W,3] uint8, [B], [] -> [B] mean square of eps-hat - eps, the noise keyed by image and step."""
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, step))(image_keys(jnp.int32(0), image_id))
+    noise = jax.vmap(lambda key: jax.random.normal(key, image.shape[1:]))(keys)
+    steps = jnp.broadcast_to(step, image_id.shape)
+    predicted = denoiser(diffuse(schedule, to_float(image), steps, noise), steps)
+    return jnp.mean(jnp.square(predicted - noise), axis=(1, 2, 3))
+
+
+def denoising_error(
+    denoiser: Denoiser, schedule: NoiseSchedule, dataset: Dataset, steps: Sequence[int], mesh: Mesh
+) -> list[float]:
+    """Mean square error of the predicted noise at each of `steps`, over all images of a data set.
+
+    schedule: the whole process. The noise of (image, step) is always the same, so denoisers can be compared.
+    """
+    batch = 16 * mesh.size
+    denoiser, schedule = replicate((denoiser, schedule), mesh)
+    total = np.zeros(len(steps))
+    for start in track(range(0, len(dataset), batch), -(-len(dataset) // batch), "held-out error", unit="batch"):
+        kept = range(start, min(start + batch, len(dataset)))
+        padded = [*kept, *[kept[-1]] * (batch - len(kept))]
+        data = np.stack([dataset[i].image for i in padded]), np.array([dataset.image_id(i) for i in padded], np.int32)
+        for at, step in enumerate(steps):
+            error = _noise_error(denoiser, schedule, *shard(data, mesh), jnp.int32(step))
+            total[at] += np.asarray(error, np.float64)[: len(kept)].sum()
+    return [float(value) for value in total / len(dataset)]
 
 
 def summary(confusion: np.ndarray, names: list[str]) -> dict[str, object]:

@@ -14,35 +14,54 @@ from jax.tree_util import Partial
 from ml_collections import ConfigDict
 
 from sgg_jax import devices, guidance, sampling, schedule
-from sgg_jax.augmentation import Strength
+from sgg_jax.augmentation import NONE, Strength
 from sgg_jax.checkpoints import load_weights
 from sgg_jax.data import streets
 from sgg_jax.data.dataset import Dataset
 from sgg_jax.data.loader import label_histogram
 from sgg_jax.errors import InputError
 from sgg_jax.models import DENOISERS, SEGMENTERS, build
+from sgg_jax.parameterization import PREDICTIONS, WEIGHTINGS
+from sgg_jax.pretrained import load_pretrained, locate
 from sgg_jax.ptl import check_depths
 from sgg_jax.roles import choose, open_roles
 from sgg_jax.training import Objective, Recipe, class_weights, denoiser_objective, segmenter_objective
 from sgg_jax.translation import Knobs, Method
-from sgg_jax.types import Denoiser, Params, Segmenter
+from sgg_jax.types import Array, Denoiser, Params, Segmenter
 from sgg_jax.workdir import Stages, claim
 
 STREAMS = ("denoiser", "source", "judge", "adapt", "student")
+"""What has a seed of its own."""
+GUIDES = ("source", "adapt")
+"""Streams of the segmenters that guide."""
 
 
 class Experiment:
     """One run: its config, its directory, and everything made from them, each on first use."""
 
-    def __init__(self, config: ConfigDict, workdir: Path):
+    def __init__(self, config: ConfigDict, workdir: Path, command: str = "", shared: Path | None = None):
+        """command: what was typed, for the record; shared: the directory that holds denoiser and judge, by default
+        the run's own."""
         self.config = config
         self.workdir = workdir
+        self.command = command
+        self.shared = shared or workdir
         self.stages = Stages(workdir)
+
+    def with_seed(self, seed: int) -> "Experiment":
+        """The same run from another seed, in a directory below this one's, with this one's denoiser and judge."""
+        if seed == self.config.seed:
+            return self
+        config = self.config.copy_and_resolve_references()
+        config.seed = seed
+        return Experiment(config, self.workdir / "seeds" / str(seed), self.command, self.shared)
 
     def claim(self) -> None:
         """Checks the config, then ties the run directory to it and to the version of streets (see workdir.claim)."""
         self.check()
         record = json.loads(json.dumps(self.config.to_dict()))
+        for free in ("methods", "seeds"):  # a comparison may grow
+            del record["compare"][free]
         claim(self.workdir, {**record, "streets_version": streets.VERSION})
 
     def check(self) -> None:
@@ -62,7 +81,7 @@ class Experiment:
         check_depths(self.config.adapt.depths)
         for depth in (*self.config.adapt.depths, self.config.translate.depth):
             self.schedule(depth)
-        _ = self.method, self.strength
+        _ = self.method(), self.strength("source"), self.strength("student")
         choose({"adapted": 0, "source": 0}, self.config.translate.guide, "translate.guide")
         image = jax.ShapeDtypeStruct((1, *self.config.data.size, 3), jnp.float32)
         step = jax.ShapeDtypeStruct((1,), jnp.int32)
@@ -110,9 +129,11 @@ class Experiment:
 
     @cached_property
     def denoiser_network(self) -> tuple[Callable[..., Any], Params]:
-        """(apply, fresh weights)."""
-        network = choose(DENOISERS, self.config.denoiser.network, "denoiser.network")
-        return self._network("denoiser", network, self.seed("denoiser"))
+        """(apply, fresh weights); apply gives the predicted noise, whatever the network puts out."""
+        c = self.config.denoiser
+        network = choose(DENOISERS, c.network, "denoiser.network")
+        apply, params = self._network("denoiser", network, self.seed("denoiser"))
+        return choose(PREDICTIONS, c.prediction, "denoiser.prediction")(apply, c.schedule, c.total), params
 
     def segmenter_network(self, stream: str = "source") -> tuple[Callable[..., Any], Params]:
         """(apply, fresh weights of that stream); apply is the same for all."""
@@ -127,13 +148,21 @@ class Experiment:
             raise InputError(f"config.{kind}.{name} does not describe a network: {error}") from error
 
     def denoiser(self) -> Denoiser:
-        """The trained denoiser (EMA weights)."""
+        """The given or trained denoiser (EMA weights)."""
         apply, params = self.denoiser_network
-        return Partial(apply, load_weights(self.workdir / "denoiser" / "checkpoints", params))
+        given = self.config.denoiser.weights
+        if given:
+            return Partial(apply, load_pretrained(locate(given), params))
+        return Partial(apply, load_weights(self.shared / "denoiser" / "checkpoints", params))
 
     def segmenter_params(self, place: str) -> Params:
         """Weights of a trained segmenter, by its directory below the run's."""
-        return load_weights(self.workdir / place / "checkpoints", self.segmenter_network()[1])
+        root = self.shared if place == "judge" else self.workdir
+        return load_weights(root / place / "checkpoints", self.segmenter_network()[1])
+
+    def judge(self) -> Segmenter:
+        """The network trained with target labels, which guides nothing."""
+        return self.segmenter(self.segmenter_params("judge"))
 
     def segmenter(self, params: Params) -> Segmenter:
         return Partial(self.segmenter_network()[0], params)
@@ -144,16 +173,25 @@ class Experiment:
         """Seed of one network's weights, batches and augmentation; streams of any two runs differ."""
         return int(np.random.SeedSequence((self.config.seed, STREAMS.index(stream))).generate_state(1)[0] >> 1)
 
-    @cached_property
-    def strength(self) -> Strength | None:
-        """Augmentation of every segmenter; None for none."""
-        return Strength(**self.config.segmenter.augmentation.to_dict()) if self.config.segmenter.augment else None
+    def strength(self, stream: str) -> Strength | None:
+        """Augmentation of the segmenters of that stream; None for none. Guides get config.guide on top."""
+        c = self.config
+        common = Strength(**c.segmenter.augmentation.to_dict()) if c.segmenter.augment else None
+        if stream not in GUIDES or not any(c.guide.values()):
+            return common
+        return (common or NONE)._replace(**c.guide.to_dict())
 
-    def segmenter_objective(self) -> Objective:
-        return segmenter_objective(self.segmenter_network()[0], self.strength)
+    def segmenter_objective(self, strength: Strength | None) -> Objective:
+        return segmenter_objective(self.segmenter_network()[0], strength)
 
     def denoiser_objective(self) -> Objective:
         return denoiser_objective(self.denoiser_network[0], self.config.denoiser.flip)
+
+    def denoiser_constants(self) -> tuple[schedule.NoiseSchedule, Array]:
+        """What the denoiser's objective takes: the whole process, and the weight of its levels in the loss [N]."""
+        weigh = choose(WEIGHTINGS, self.config.denoiser.weighting, "denoiser.weighting")
+        weights = weigh(np.cumprod(1 - self.betas))
+        return schedule.noise_schedule(self.betas), jnp.asarray(weights, jnp.float32)
 
     def recipe(self, section: str) -> Recipe:
         """Recipe of config.<section>.training."""
@@ -175,12 +213,11 @@ class Experiment:
         steps = self.config.translate.steps
         return schedule.respace(self.betas, depth, steps or self.config.denoiser.total)
 
-    @cached_property
-    def method(self) -> Method:
-        """The configured guidance and sampler."""
+    def method(self, variant: str = "") -> Method:
+        """The configured sampler with the configured guidance, or with another variant of it."""
         c = self.config.translate
         guide = choose(guidance.LOOKS, c.look, "translate.look")(
-            choose(guidance.VARIANTS, c.guidance, "translate.guidance")
+            choose(guidance.VARIANTS, variant or c.guidance, "translate.guidance")
         )
         if c.normalize:
             guide = guidance.normalized(guide)
@@ -190,13 +227,10 @@ class Experiment:
         if (low, high) != (0.0, 1.0):
             total = self.config.denoiser.total
             guide = guidance.interval(guide, round(low * total), round(high * total))
+        if (variant or c.guidance) == "none":
+            guide = guidance.unguided
         samplers = {"ddpm": sampling.ancestral, "ddim": sampling.ddim(c.eta)}
         return Method(guide, choose(samplers, c.sampler, "translate.sampler"), c.microbatch)
-
-    @cached_property
-    def unguided(self) -> Method:
-        """The same sampler without guidance."""
-        return self.method._replace(guidance=guidance.unguided)
 
     @cached_property
     def knobs(self) -> Knobs:

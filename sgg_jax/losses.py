@@ -7,13 +7,17 @@ from sgg_jax.schedule import NoiseSchedule, diffuse
 from sgg_jax.types import VOID, Array, Denoiser, Image, Labels, Logits
 
 
-def denoising_loss(denoiser: Denoiser, schedule: NoiseSchedule, image: Image, key: Array) -> Array:
-    """E |eps - eps_theta(x_k, k)|^2 per value, k uniform over the schedule: DDPM Eq. 14, L_simple. float32 []."""
+def denoising_loss(denoiser: Denoiser, schedule: NoiseSchedule, image: Image, key: Array, weights: Array) -> Array:
+    """E w_k |eps - eps_theta(x_k, k)|^2 per value, k uniform over the schedule. float32 [].
+
+    weights: w by row of the schedule [K] (parameterization.WEIGHTINGS); all 1 for L_simple of DDPM Eq. 14.
+    """
     step_key, noise_key = jax.random.split(key)
     row = jax.random.randint(step_key, image.shape[:1], 0, schedule.count)
     noise = jax.random.normal(noise_key, image.shape)
     predicted = denoiser(diffuse(schedule, image, row, noise), schedule.table.step[row])
-    return jnp.mean(jnp.square(predicted - noise))
+    error = jnp.mean(jnp.square(predicted - noise), axis=(1, 2, 3))
+    return jnp.mean(weights[row] * error)
 
 
 def segmentation_loss(logits: Logits, labels: Labels, class_weights: Array) -> Array:

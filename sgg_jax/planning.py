@@ -1,32 +1,21 @@
-"""What a run will cost, before it starts: passes, FLOPs, time from a short calibration, memory and disk.
-
-The calibration calls the very functions that the run will call, so what it compiles is not compiled again.
-"""
+"""What a run will cost, before it starts: passes, FLOPs, time from a short calibration, memory and disk."""
 
 import resource
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
+from ml_collections import ConfigDict
 from PIL import Image
 
+from sgg_jax.calibration import Calibration
 from sgg_jax.data.dataset import VOID, Dataset
-from sgg_jax.data.loader import Batches
-from sgg_jax.devices import replicate, shard
-from sgg_jax.evaluation import predict
 from sgg_jax.experiment import Experiment
 from sgg_jax.report.pictures import png_bytes
 from sgg_jax.report.tables import text_table
-from sgg_jax.schedule import NoiseSchedule, noise_schedule
-from sgg_jax.training import init_state, make_step
-from sgg_jax.translation import Method, translate
 
 KEPT = 2  # checkpoints (see Checkpoints); each holds parameters, EMA twice, and two moments of Adam
 ARRAYS_PER_CHECKPOINT = 5
@@ -101,104 +90,6 @@ def _count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def timed(call: Callable[[], Any], repeats: int = 3) -> float:
-    """Median seconds of a call after one that compiles."""
-    jax.block_until_ready(call())
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(call())
-        seconds.append(time.perf_counter() - began)
-    return float(np.median(seconds))
-
-
-class Calibration:
-    """Seconds and FLOPs of the run's functions on this machine, each measured on first use."""
-
-    def __init__(self, run: Experiment):
-        self.run = run
-        self._known: dict[Any, float] = {}
-
-    def _once(self, key: Any, measure: Callable[[], float]) -> float:
-        if key not in self._known:
-            self._known[key] = measure()
-        return self._known[key]
-
-    def flops(self, kind: str) -> float:
-        """FLOPs of one forward pass of one image, as XLA counts them before optimisation."""
-        return self._once(kind, lambda: self._flops(kind))
-
-    def _flops(self, kind: str) -> float:
-        run = self.run
-        image = jax.ShapeDtypeStruct((1, *run.source.size, 3), jnp.float32)
-        if kind == "denoiser":
-            lowered = jax.jit(run.denoiser_network[0]).lower(
-                run.denoiser_network[1], image, jax.ShapeDtypeStruct((1,), jnp.int32)
-            )
-        else:
-            network = run.segmenter_network()
-            lowered = jax.jit(network[0]).lower(network[1], image)
-        return float((lowered.cost_analysis() or {}).get("flops", 0.0))
-
-    def training_step(self, section: str, dataset: Dataset) -> float:
-        """Seconds of one training step by the recipe of config.<section>."""
-        recipe = self.run.recipe(section)
-        key = (section == "denoiser", recipe.batch_size)
-        return self._once(key, lambda: self._training_step(section, dataset))
-
-    def _training_step(self, section: str, dataset: Dataset) -> float:
-        run, recipe = self.run, self.run.recipe(section)
-        if section == "denoiser":
-            objective, params = run.denoiser_objective(), run.denoiser_network[1]
-            constants: Any = noise_schedule(run.betas)
-        else:
-            objective, params = run.segmenter_objective(), run.segmenter_network()[1]
-            constants = jnp.ones(len(run.names))
-        step = make_step(objective, recipe.weight_decay, recipe.clip, recipe.ema)
-        state, constants = replicate((init_state(params, recipe), constants), run.mesh)
-        batch = Batches(dataset, recipe.batch_size, 0)(0)
-        batch = shard({name: batch[name] for name in ("image", "labels") if name in batch}, run.mesh)
-
-        def call() -> Any:
-            nonlocal state  # each step takes its state's memory
-            state, metrics = step(state, constants, batch, 0, np.float32(0.0))
-            return metrics
-
-        return timed(call)
-
-    def translation_step(self, method: Method) -> float:
-        """Seconds of one reverse step of one batch, the mean of a few from all over the chain."""
-        return self._once(method, lambda: self._translation_step(method))
-
-    def _translation_step(self, method: Method) -> float:
-        run, size = self.run, self.run.config.translate.batch_size
-        schedule = replicate(thinned(run.schedule(run.config.translate.depth), 4), run.mesh)
-        knobs = replicate(run.knobs, run.mesh)
-        examples = [run.source[i % len(run.source)] for i in range(size)]
-        image = np.stack([example.image for example in examples])
-        labels = np.stack([example.known_labels() for example in examples])
-        data = shard((image, labels, np.arange(size, dtype=np.int32)), run.mesh)
-        networks = replicate((Partial(*run.denoiser_network), run.segmenter(run.segmenter_network()[1])), run.mesh)
-        call = partial(translate, *networks, schedule, *data, knobs, method=method, mesh=run.mesh)
-        return timed(call, repeats=2) / int(schedule.count)
-
-    def prediction(self) -> float:
-        """Seconds of one batch of evaluation."""
-        run, size = self.run, self.run.config.evaluate.batch_size
-        batch = shard(np.zeros((size, *run.source.size, 3), np.uint8), run.mesh)
-        network = replicate(run.segmenter(run.segmenter_network()[1]), run.mesh)
-        return timed(lambda: predict(network, batch))
-
-
-def thinned(schedule: NoiseSchedule, count: int) -> NoiseSchedule:
-    """`count` rows from all over a schedule, for timing only: same shapes, the mix of guided steps kept."""
-    used = int(schedule.count)
-    rows = np.linspace(0, used - 1, min(count, used)).round().astype(int)
-    kept = jnp.asarray(np.resize(rows, len(schedule)))
-    table = jax.tree.map(lambda column: column[kept], schedule.table)
-    return NoiseSchedule(replace(table, index=jnp.arange(len(schedule), dtype=jnp.int32)), jnp.int32(len(rows)))
-
-
 def plan(run: Experiment, stages: list[str]) -> Plan:
     """The cost of the given stages of a run."""
     began = time.perf_counter()
@@ -211,7 +102,7 @@ def _stage_rows(run: Experiment, calibration: Calibration, stage: str) -> list[R
     c = run.config
     source, target, judge, test = run.source, run.target, run.datasets["judge"], run.datasets["test"]
     if stage == "train_denoiser":
-        return [_training(calibration, stage, "denoiser", target, 1)]
+        return [] if c.denoiser.weights else [_training(calibration, stage, "denoiser", target, 1)]
     if stage == "train_segmenter":
         return [_training(calibration, stage, "segmenter", source, 1 if judge is None else 2)]
     if stage == "train_student":
@@ -230,11 +121,58 @@ def _stage_rows(run: Experiment, calibration: Calibration, stage: str) -> list[R
             if compare
             else []
         )
+    if stage == "compare":
+        return _comparison_rows(calibration)
     if stage == "evaluate":
         images = 4 * len(test or []) + 2 * min(c.translate.compare, len(source)) * (judge is not None)
         batches = images / c.evaluate.batch_size
         return [Row(stage, 0, images, images * calibration.flops("segmenter"), batches * calibration.prediction())]
     return []
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a comparison adds to the other stages, in whole trainings and sets of translations."""
+
+    students: int
+    guides: int  # source segmenters of further seeds
+    adapted: int  # PTL runs of further seeds
+    unguided: list[int]  # depths
+    guided: int  # at config.translate.depth
+
+
+def comparison_work(config: ConfigDict) -> Work:
+    """Counted from config.compare; the whole method of the run's own seed is the other stages' work."""
+    c = config.compare
+    methods, seeds = set(c.methods), len(c.seeds)
+    further = len(set(c.seeds) - {config.seed})
+    depths = list(c.sdedit_depths) if "sdedit" in methods else []
+    betas = list(c.fda_betas) if "fda" in methods else []
+    own = "sgg_ptl" in methods and further < seeds
+    steered = len(methods & {"gsg", "lcg", "sgg"})
+    return Work(
+        students=len(methods) * seeds - own + max(len(depths) - 1, 0) + max(len(betas) - 1, 0),
+        guides=further if steered or "sgg_ptl" in methods else 0,
+        adapted=further if "sgg_ptl" in methods else 0,
+        unguided=depths + [max(depths)] * (seeds - 1) if depths else [],
+        guided=steered * seeds + (further if "sgg_ptl" in methods else 0),
+    )
+
+
+def _comparison_rows(calibration: Calibration) -> list[Row]:
+    run, work = calibration.run, comparison_work(calibration.run.config)
+    c, images = run.config, len(run.source)
+    rows = [_training(calibration, "compare: students", "student", run.source, work.students)]
+    if work.guides:
+        rows.append(_training(calibration, "compare: guides", "segmenter", run.source, work.guides))
+    if work.adapted:
+        rounds = len(c.adapt.depths) * work.adapted
+        rows.append(_training(calibration, "compare: fine-tune", "adapt", run.source, rounds))
+    if work.unguided:
+        rows.append(_translation(calibration, "compare: unguided", work.unguided, images, guided=False))
+    if depths := list(c.adapt.depths) * work.adapted + [c.translate.depth] * work.guided:
+        rows.append(_translation(calibration, "compare: guided", depths, images, guided=True))
+    return rows
 
 
 def _training(calibration: Calibration, title: str, section: str, dataset: Dataset, runs: int) -> Row:
@@ -264,7 +202,7 @@ def _translation(calibration: Calibration, title: str, depths: list[int], images
     denoiser = images * steps + through
     flops = denoiser * calibration.flops("denoiser") + guides * calibration.flops("segmenter")
     batches = -(-images // c.batch_size)
-    method = run.method if guided else run.unguided
+    method = run.method() if guided else run.method("none")
     return Row(title, denoiser, guides, flops, batches * steps * calibration.translation_step(method))
 
 
@@ -286,12 +224,15 @@ def disk(run: Experiment, stages: list[str]) -> float:
     # A translation has a camera's textures: it packs like an image of the target.
     image = 1.15 * len(png_bytes(Image.fromarray(run.target[0].image)))
     rounds = len(run.config.adapt.depths)
+    work = comparison_work(run.config)
     images = len(run.source) * image
     parts = {
-        "train_denoiser": denoiser,
+        "train_denoiser": 0.0 if run.config.denoiser.weights else denoiser,
         "train_segmenter": segmenter * (2 if run.datasets["judge"] is not None else 1),
         "adapt": rounds * (segmenter + images),
         "translate": images + min(run.config.translate.compare, len(run.source)) * image,
         "train_student": segmenter,
+        "compare": segmenter * (work.students + work.guides + rounds * work.adapted)
+        + images * (len(work.unguided) + work.guided + rounds * work.adapted),
     }
     return sum(parts.get(stage, 0.0) for stage in stages)

@@ -105,7 +105,7 @@ def sample_sheet(run: Experiment, rows: int = 2, columns: int = 4) -> None:
         np.zeros(grey.shape[:3], np.uint8),
         jnp.arange(count),
         run.knobs,
-        method=run.unguided,
+        method=run.method("none"),
         mesh=run.mesh,
     )
     cells = list(np.asarray(images)[: rows * columns])

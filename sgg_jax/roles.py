@@ -9,9 +9,9 @@ from sgg_jax.data import DATASETS
 from sgg_jax.data.dataset import ClassInfo, Dataset
 from sgg_jax.errors import InputError
 
-ROLES = ("source", "target", "judge", "test")
-LABELLED = ("source", "judge", "test")
-OPTIONAL = ("judge", "test")
+ROLES = ("source", "target", "judge", "val", "test")
+LABELLED = ("source", "judge", "val", "test")
+OPTIONAL = ("judge", "val", "test")
 
 
 def choose(table: Mapping[str, Any], name: str, field: str) -> Any:

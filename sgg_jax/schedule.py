@@ -65,6 +65,10 @@ class NoiseSchedule:
         """Constants of the reverse step `index` (int32 [], traced or not)."""
         return jax.tree.map(lambda column: column[index], self.table)
 
+    def only(self, index: int) -> "NoiseSchedule":
+        """The one reverse step `index`, as a schedule of the same shape."""
+        return NoiseSchedule(jax.tree.map(lambda c: jnp.full_like(c, c[index]), self.table), jnp.int32(1))
+
     def __len__(self) -> int:
         return int(self.table.step.shape[0])
 

@@ -52,14 +52,18 @@ class Recipe:
 
 @cache
 def denoiser_objective(apply: Callable[..., Array], flip: bool) -> Objective:
-    """L_simple on target images; constants are the NoiseSchedule. flip: mirror images with probability 1/2."""
+    """The denoising loss on target images; constants are the NoiseSchedule and the weight of its rows [K].
 
-    def objective(params: Params, schedule: Any, batch: Batch, key: Array) -> Array:
+    flip: mirror images with probability 1/2.
+    """
+
+    def objective(params: Params, constants: Any, batch: Batch, key: Array) -> Array:
+        schedule, weights = constants
         flip_key, key = jax.random.split(key)
         image = to_float(batch["image"])
         mirrored = flip & jax.random.bernoulli(flip_key, shape=image.shape[:1])
         image = jnp.where(mirrored[:, None, None, None], image[:, :, ::-1], image)
-        return denoising_loss(partial(apply, params), schedule, image, key)
+        return denoising_loss(partial(apply, params), schedule, image, key, weights)
 
     return objective
 

@@ -18,10 +18,10 @@ from jax.sharding import PartitionSpec as P
 from sgg_jax.data.dataset import Dataset
 from sgg_jax.devices import check_batch, replicate, shard
 from sgg_jax.errors import InputError
-from sgg_jax.guidance import Guidance, present_pairs
+from sgg_jax.guidance import Guidance, log_likelihood, present_pairs
 from sgg_jax.sampling import ReverseStep, chain, step_noise
-from sgg_jax.schedule import NoiseSchedule, add_noise
-from sgg_jax.types import Array, Denoiser, Segmenter, image_keys, to_float
+from sgg_jax.schedule import NoiseSchedule, Step, add_noise, predict_image
+from sgg_jax.types import VOID, Array, Denoiser, Segmenter, image_keys, to_float
 
 
 class Knobs(NamedTuple):
@@ -100,6 +100,54 @@ def translate(
         check_vma=False,
     )
     return over_devices(denoiser, segmenter, schedule, knobs, image, labels, image_id)
+
+
+class Look(NamedTuple):
+    """What one reverse step started from, image by image."""
+
+    step: int  # k, of the whole process
+    x: np.ndarray  # [B,H,W,3], x_k
+    predicted: np.ndarray  # [B,H,W,3], x0-hat, bounded by the limit
+    cross_entropy: np.ndarray  # [B], of the labels in x0-hat, in the eyes of the guide; nats a known pixel
+
+
+def trace(
+    denoiser: Denoiser,
+    segmenter: Segmenter,
+    schedule: NoiseSchedule,
+    image: np.ndarray,
+    labels: np.ndarray,
+    image_id: np.ndarray,
+    knobs: Knobs,
+    *,
+    method: Method,
+) -> tuple[list[Look], np.ndarray]:
+    """The very steps of `translate` on one device, one by one: a Look before each, and the last image [B,H,W,3]."""
+    keys = image_keys(jnp.asarray(knobs.seed), jnp.asarray(image_id))
+    given = jnp.asarray(labels).astype(jnp.int32)
+
+    @jax.jit
+    def look(x: Array, row: Step) -> tuple[Array, Array]:
+        eps = denoiser(x, jnp.broadcast_to(row.step, x.shape[:1]))
+        predicted = jnp.clip(predict_image(row, x, eps), -knobs.limit, knobs.limit)
+        surprise = jax.vmap(lambda one, y: -log_likelihood(segmenter(one[None]), y[None]))(predicted, given)
+        return predicted, surprise / jnp.maximum(jnp.sum(given != VOID, axis=(1, 2)), 1)
+
+    @jax.jit
+    def step(x: Array, one: NoiseSchedule) -> Array:
+        pairs = present_pairs(given, jax.eval_shape(segmenter, x).shape[-1], method.microbatch)
+        numbers = (jnp.float32(knobs.scale), jnp.float32(knobs.fill), jnp.float32(knobs.limit))
+        return chain(denoiser, segmenter, method.guidance, method.reverse, one, x, given, pairs, keys, *numbers)[0]
+
+    deepest = schedule.row(int(schedule.count) - 1)
+    x = add_noise(deepest, to_float(jnp.asarray(image)), step_noise(keys, 0, image.shape[1:]))
+    looks = []
+    for index in reversed(range(int(schedule.count))):
+        row = schedule.row(index)
+        predicted, cross_entropy = look(x, row)
+        looks.append(Look(int(row.step), np.asarray(x), np.asarray(predicted), np.asarray(cross_entropy)))
+        x = step(x, schedule.only(index))
+    return looks, np.asarray(x)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ Batch = dict[str, Any]
 
 Denoiser = Callable[[NoisyImage, StepIndex], NoisyImage]
 Segmenter = Callable[[Image], Logits]
+Features = Callable[[Image], Array]
+"""What images look like as wholes: [B,H,W,3] -> [B,D] float32."""
 
 
 def to_float(image: Array) -> Image:

@@ -17,6 +17,7 @@ ORDER = [
     "progress",
     "types",
     "schedule",
+    "parameterization",
     "losses",
     "augmentation",
     "devices",
@@ -26,23 +27,30 @@ ORDER = [
     "evaluation",
     "checkpoints",
     "training",
+    "pretrained",
     "ptl",
+    "baselines",
+    "distances",
     "workdir",
     "experiment",
+    "calibration",
     "planning",
     "results",
+    "stages",
+    "comparison",
     "pipeline",
 ]
 LIBRARIES = {  # where a library may be imported: modules or folders of sgg_jax, and files beside it
     "flax": {"models"},
     "tensorflow_datasets": {"data"},
     "orbax": {"checkpoints"},
+    "safetensors": {"pretrained"},
     "optax": {"training"},
-    "ml_collections": {"configs", "main", "roles", "experiment", "pipeline"},
+    "ml_collections": {"configs", "main", "roles", "experiment", "planning", "pipeline"},
     "matplotlib": {"report"},
     "tqdm": {"progress"},
 }
-WITHOUT_JAX = {"errors", "compiler", "data", "report", "records", "progress", "ptl", "workdir", "roles"}
+WITHOUT_JAX = {"errors", "compiler", "data", "report", "records", "progress", "ptl", "workdir", "roles", "baselines", "distances"}
 
 
 def imports(path: Path) -> set[str]:

@@ -314,11 +314,11 @@ def test_denoiser_objective_mirrors_whole_images_half_the_time():
     plain = to_float(jnp.asarray(data["image"]))
     for seed in range(6):
         key = jax.random.key(seed)
-        value = denoiser_objective(linear_denoiser, False)(0.5, schedule, data, key)
-        wanted = denoising_loss(partial(linear_denoiser, 0.5), schedule, plain, jax.random.split(key)[1])
+        value = denoiser_objective(linear_denoiser, False)(0.5, (schedule, jnp.ones(10)), data, key)
+        wanted = denoising_loss(partial(linear_denoiser, 0.5), schedule, plain, jax.random.split(key)[1], jnp.ones(10))
         assert float(value) == pytest.approx(float(wanted), rel=1e-6)
-        denoiser_objective(denoiser, False)(0.5, schedule, data, key)
-        denoiser_objective(denoiser, True)(0.5, schedule, data, key)
+        denoiser_objective(denoiser, False)(0.5, (schedule, jnp.ones(10)), data, key)
+        denoiser_objective(denoiser, True)(0.5, (schedule, jnp.ones(10)), data, key)
     mirrored = 0
     for straight, other in zip(seen[::2], seen[1::2], strict=True):
         for i in range(8):  # the noise and its level are the same: the difference is that of the images

@@ -1,7 +1,7 @@
 """The seam between flax and everything else: a module becomes a pure function and a nested dict of weights."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -17,10 +17,15 @@ class Apply:
     """
 
     graph: nnx.GraphDef[Any]
+    method: str = "__call__"
 
     def __call__(self, params: Any, *inputs: jax.Array) -> jax.Array:
-        state = nnx.State(params)
-        return nnx.merge(self.graph, state)(*inputs)
+        found: jax.Array = getattr(nnx.merge(self.graph, nnx.State(params)), self.method)(*inputs)
+        return found
+
+    def of(self, method: str) -> "Apply":
+        """Another method of the same module, with the same weights."""
+        return replace(self, method=method)
 
 
 def functional(module: nnx.Module) -> tuple[Callable[..., jax.Array], dict[str, Any]]:

@@ -43,7 +43,8 @@ class EncoderDecoder(nnx.Module):
         self.norm = GroupNorm(widths[0])
         self.out = Conv(widths[0], classes * patch**2, 3, dtype=dtype, rng=rng)
 
-    def __call__(self, image: Array) -> Array:
+    def _encode(self, image: Array) -> tuple[Array, list[Array]]:
+        """The deepest map [B,H/stride,W/stride,widths[-1]] and the maps that the decoder adds, shallow first."""
         height, width = image.shape[1:3]
         if height % self.stride or width % self.stride:
             raise ValueError(f"image size {height}x{width} is no multiple of the segmenter's stride {self.stride}")
@@ -55,6 +56,14 @@ class EncoderDecoder(nnx.Module):
             if level < len(self.shrink):
                 skips.append(h)
                 h = self.shrink[level](h)
+        return h, skips
+
+    def features(self, image: Array) -> Array:
+        """What an image as a whole looks like: the deepest map's mean over its places. -> [B,widths[-1]] float32."""
+        return self._encode(image)[0].astype(jnp.float32).mean((1, 2))
+
+    def __call__(self, image: Array) -> Array:
+        h, skips = self._encode(image)
         for narrow, block in zip(self.narrow, self.up, strict=True):
             h = block(repeat_pixels(narrow(h)) + skips.pop())
         h = self.out(jax.nn.silu(self.norm(h)))

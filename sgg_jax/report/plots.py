@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 # Contrast of 3:1 and more against both white and near-black.
 COLORS = ("#3f83d6", "#d8730f", "#2b9a5e", "#d6497f", "#8a6ed6", "#14939e", "#a5764a", "#7f8288")
 DASHES = ("-", "--", "-.", ":")  # a full turn of the colours moves on to the next
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", ">", "p")  # 11 and 8 share no factor: 88 unlike pairs
 WIDTH = 5.8  # inches; at this width 11 pt text is still readable on a phone
 
 _Place = Literal["outside upper left", "outside lower left"]
@@ -73,12 +74,54 @@ def curves(
         return _svg(figure)
 
 
-def class_bars(names: Sequence[str], values: Mapping[str, Sequence[float]], label: str) -> str:
+def scatter(
+    points: Mapping[str, Sequence[tuple[float, float]]],  # name -> (x, y) of every point
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    colors: Sequence[str] = COLORS,  # of the series in turn
+) -> str:
+    """Points in the plane, a colour and a marker per series. Points that are not finite are left out."""
+    with rc_context(_STYLE):
+        figure = _figure(3.4, list(points))
+        axes = figure.add_subplot()
+        dots = []
+        for index, pairs in enumerate(points.values()):
+            x, y = np.array([pair for pair in pairs if np.isfinite(pair).all()], float).reshape(-1, 2).T
+            marker, color = MARKERS[index % len(MARKERS)], _color(index, colors)
+            size = {"*": 12, "P": 9.5, "X": 9.5}.get(marker, 7.5)  # those with arms would look small
+            # The rim keeps points apart that lie on one another.
+            dots += axes.plot(
+                x,
+                y,
+                linestyle="",
+                marker=marker,
+                markersize=size,
+                color=color,
+                markeredgecolor=_INK,
+                markeredgewidth=0.7,
+            )
+        axes.set(xlabel=_plain(xlabel), ylabel=_plain(ylabel), title=_plain(title))
+        _legend(figure, dots, list(points), "outside upper left")
+        return _svg(figure)
+
+
+def class_bars(
+    names: Sequence[str],
+    values: Mapping[str, Sequence[float]],
+    label: str,
+    spread: Mapping[str, Sequence[float]] | None = None,
+    colors: Sequence[str] = COLORS,  # of the series in turn
+) -> str:
     """A group of horizontal bars per class, a bar per series; `label` says what a bar's length is.
 
-    A value that is not finite, such as the IoU of a class that does not occur, has no bar but a dash.
+    A value that is not finite, such as the IoU of a class that does not occur, has no bar but a dash. `spread` adds
+    a line from value - spread to value + spread to the bars of the series it has; none where it is not finite.
     """
-    for series, numbers in values.items():
+    spread = spread or {}
+    if strangers := set(spread) - set(values):
+        raise ValueError(f"spread of {sorted(strangers)}, the series are {list(values)}")
+    for series, numbers in [*values.items(), *spread.items()]:
         if len(numbers) != len(names):
             raise ValueError(f"{series} has {len(numbers)} values for {len(names)} classes")
     with rc_context(_STYLE):
@@ -87,9 +130,14 @@ def class_bars(names: Sequence[str], values: Mapping[str, Sequence[float]], labe
         figure = _figure(0.8 + group * len(names), list(values))
         axes = figure.add_subplot()
         bars = []
-        for index, numbers in enumerate(values.values()):
+        for index, (series, numbers) in enumerate(values.items()):
             at = np.arange(len(names)) + (index + 0.5) * thickness - 0.4
-            bars.append(_bars(axes, at, np.array(numbers, float), thickness, _color(index)))
+            lengths = np.array(numbers, float)
+            bars.append(_bars(axes, at, lengths, thickness, _color(index, colors)))
+            if series in spread:
+                _error_bars(axes, at, lengths, np.array(spread[series], float))
+        if spread and not any(np.less(numbers, 0).any() for numbers in values.values()):
+            axes.set_xlim(left=0)  # a spread that reaches below zero is cut off there
         axes.set_yticks(range(len(names)), [_plain(name) for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)  # the first class at the top
         axes.tick_params(axis="y", length=0)
@@ -106,8 +154,22 @@ def _bars(axes: Axes, at: np.ndarray, lengths: np.ndarray, thickness: float, col
     return axes.barh(at[known], lengths[known], 0.9 * thickness, color=color)
 
 
-def _color(index: int) -> str:
-    return COLORS[index % len(COLORS)]
+def _error_bars(axes: Axes, at: np.ndarray, lengths: np.ndarray, spread: np.ndarray) -> None:
+    known = np.isfinite(lengths) & np.isfinite(spread)
+    axes.errorbar(
+        lengths[known],
+        at[known],
+        xerr=spread[known],
+        fmt="none",
+        ecolor=_INK,
+        elinewidth=0.9,
+        capsize=1.6,
+        capthick=0.9,
+    )
+
+
+def _color(index: int, colors: Sequence[str] = COLORS) -> str:
+    return colors[index % len(colors)]
 
 
 def _figure(height: float, names: Sequence[str]) -> Figure:

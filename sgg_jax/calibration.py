@@ -1,0 +1,128 @@
+"""What the run's functions cost on this machine: seconds and FLOPs, each measured once.
+
+It calls the very functions that the run will call, so what it compiles is not compiled again.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from sgg_jax.data.dataset import Dataset
+from sgg_jax.data.loader import Batches
+from sgg_jax.devices import replicate, shard
+from sgg_jax.evaluation import predict
+from sgg_jax.experiment import Experiment
+from sgg_jax.schedule import NoiseSchedule
+from sgg_jax.training import init_state, make_step
+from sgg_jax.translation import Method, translate
+
+
+def timed(call: Callable[[], Any], repeats: int = 3) -> float:
+    """Median seconds of a call after one that compiles."""
+    jax.block_until_ready(call())
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds.append(time.perf_counter() - began)
+    return float(np.median(seconds))
+
+
+class Calibration:
+    """Seconds and FLOPs of the run's functions on this machine, each measured on first use."""
+
+    def __init__(self, run: Experiment):
+        self.run = run
+        self._known: dict[Any, float] = {}
+
+    def _once(self, key: Any, measure: Callable[[], float]) -> float:
+        if key not in self._known:
+            self._known[key] = measure()
+        return self._known[key]
+
+    def flops(self, kind: str) -> float:
+        """FLOPs of one forward pass of one image, as XLA counts them before optimisation."""
+        return self._once(kind, lambda: self._flops(kind))
+
+    def _flops(self, kind: str) -> float:
+        run = self.run
+        image = jax.ShapeDtypeStruct((1, *run.source.size, 3), jnp.float32)
+        if kind == "denoiser":
+            lowered = jax.jit(run.denoiser_network[0]).lower(
+                run.denoiser_network[1], image, jax.ShapeDtypeStruct((1,), jnp.int32)
+            )
+        else:
+            network = run.segmenter_network()
+            lowered = jax.jit(network[0]).lower(network[1], image)
+        return float((lowered.cost_analysis() or {}).get("flops", 0.0))
+
+    def training_step(self, section: str, dataset: Dataset) -> float:
+        """Seconds of one training step by the recipe of config.<section>."""
+        recipe = self.run.recipe(section)
+        key = (section == "denoiser", recipe.batch_size)
+        return self._once(key, lambda: self._training_step(section, dataset))
+
+    def _training_step(self, section: str, dataset: Dataset) -> float:
+        run, recipe = self.run, self.run.recipe(section)
+        if section == "denoiser":
+            objective, params = run.denoiser_objective(), run.denoiser_network[1]
+            constants: Any = run.denoiser_constants()
+        else:
+            objective = run.segmenter_objective(run.strength(section))
+            params = run.segmenter_network()[1]
+            constants = jnp.ones(len(run.names))
+        step = make_step(objective, recipe.weight_decay, recipe.clip, recipe.ema)
+        state, constants = replicate((init_state(params, recipe), constants), run.mesh)
+        batch = Batches(dataset, recipe.batch_size, 0)(0)
+        batch = shard({name: batch[name] for name in ("image", "labels") if name in batch}, run.mesh)
+
+        def call() -> Any:
+            nonlocal state  # each step takes its state's memory
+            state, metrics = step(state, constants, batch, 0, np.float32(0.0))
+            return metrics
+
+        return timed(call)
+
+    def translation_step(self, method: Method) -> float:
+        """Seconds of one reverse step of one batch, the mean of a few from all over the chain."""
+        return self._once(method, lambda: self._translation_step(method))
+
+    def _translation_step(self, method: Method) -> float:
+        run, size = self.run, self.run.config.translate.batch_size
+        schedule = replicate(thinned(run.schedule(run.config.translate.depth), 4), run.mesh)
+        knobs = replicate(run.knobs, run.mesh)
+        examples = [run.source[i % len(run.source)] for i in range(size)]
+        image = np.stack([example.image for example in examples])
+        labels = np.stack([example.known_labels() for example in examples])
+        data = shard((image, labels, np.arange(size, dtype=np.int32)), run.mesh)
+        networks = replicate((Partial(*run.denoiser_network), run.segmenter(run.segmenter_network()[1])), run.mesh)
+        call = partial(translate, *networks, schedule, *data, knobs, method=method, mesh=run.mesh)
+        return timed(call, repeats=2) / int(schedule.count)
+
+    def translation(self, method: Method, depth: int) -> float:
+        """Seconds per image of a translation of that depth."""
+        steps = int(self.run.schedule(depth).count)
+        return self.translation_step(method) * steps / self.run.config.translate.batch_size
+
+    def prediction(self) -> float:
+        """Seconds of one batch of evaluation."""
+        run, size = self.run, self.run.config.evaluate.batch_size
+        batch = shard(np.zeros((size, *run.source.size, 3), np.uint8), run.mesh)
+        network = replicate(run.segmenter(run.segmenter_network()[1]), run.mesh)
+        return timed(lambda: predict(network, batch))
+
+
+def thinned(schedule: NoiseSchedule, count: int) -> NoiseSchedule:
+    """`count` rows from all over a schedule, for timing only: same shapes, the mix of guided steps kept."""
+    used = int(schedule.count)
+    rows = np.linspace(0, used - 1, min(count, used)).round().astype(int)
+    kept = jnp.asarray(np.resize(rows, len(schedule)))
+    table = jax.tree.map(lambda column: column[kept], schedule.table)
+    return NoiseSchedule(replace(table, index=jnp.arange(len(schedule), dtype=jnp.int32)), jnp.int32(len(rows)))

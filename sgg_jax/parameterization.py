@@ -1,0 +1,66 @@
+"""What a denoiser network puts out, and how much each noise level counts in its training.
+
+All else sees one contract, (x, step) -> eps: other outputs are turned into the noise here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from sgg_jax.schedule import BETAS
+from sgg_jax.types import Array, NoisyImage, Params, StepIndex
+
+Apply = Callable[[Params, NoisyImage, StepIndex], Array]
+"""(weights, x, step) -> what the network puts out, or eps."""
+
+
+@dataclass(frozen=True)
+class FromVelocity:
+    """The noise predicted by a network that puts out v = sqrt(alpha-bar) eps - sqrt(1 - alpha-bar) image.
+
+    Salimans & Ho 2022, Appendix D: eps = sqrt(alpha-bar) v + sqrt(1 - alpha-bar) x. At high noise a network that puts
+    out 0 says that all of x is noise, at low noise that none is. Equal settings give equal functions, so jit compiles
+    once. schedule, total: the noise schedule by name (schedule.BETAS) and its length.
+    """
+
+    apply: Apply
+    schedule: str
+    total: int
+
+    def __call__(self, params: Params, x: NoisyImage, step: StepIndex) -> Array:
+        alpha_bars = np.cumprod(1 - BETAS[self.schedule](self.total))
+        image_scale = jnp.asarray(np.sqrt(alpha_bars), jnp.float32)[step][:, None, None, None]
+        noise_scale = jnp.asarray(np.sqrt(1 - alpha_bars), jnp.float32)[step][:, None, None, None]
+        return image_scale * self.apply(params, x, step) + noise_scale * x
+
+
+def from_noise(apply: Apply, schedule: str, total: int) -> Apply:
+    """A network that puts out the noise itself (DDPM)."""
+    return apply
+
+
+PREDICTIONS: dict[str, Callable[[Any, str, int], Apply]] = {"eps": from_noise, "v": FromVelocity}
+
+
+def even(alpha_bars: np.ndarray) -> np.ndarray:
+    """Every level's squared error of the noise counts 1: L_simple, DDPM Eq. 14."""
+    return np.ones_like(alpha_bars)
+
+
+def velocity(alpha_bars: np.ndarray) -> np.ndarray:
+    """Every level's squared error of v counts 1: 1 / alpha-bar of the noise's (Salimans & Ho 2022, SNR + 1)."""
+    return 1 / alpha_bars
+
+
+def min_snr(alpha_bars: np.ndarray) -> np.ndarray:
+    """The image's squared error counts min(SNR, 5), of the noise's min(SNR, 5) / SNR (Hang et al. 2023, gamma = 5)."""
+    snr = alpha_bars / (1 - alpha_bars)
+    weights: np.ndarray = np.minimum(snr, 5.0) / snr
+    return weights
+
+
+WEIGHTINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"even": even, "velocity": velocity, "min_snr": min_snr}
+"""Weight of the noise's squared error by level: [N] alpha-bars -> [N], float64."""

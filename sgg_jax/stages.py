@@ -1,0 +1,248 @@
+"""What the stages of a run do, each a function of the Experiment: objects -> loops -> files in the run directory.
+
+denoiser/      checkpoints, metrics.jsonl, weights.safetensors  train_denoiser
+               heldout.json, samples.png; of given weights, too
+source/        the segmenter trained on the source: the guide   train_segmenter
+judge/         the one trained with target labels               train_segmenter
+adapt/roundR/  translated/, checkpoints, metrics.jsonl          adapt
+translated/    the labelled translations; unguided/ to compare  translate
+student/       a fresh segmenter trained on translated/         train_student
+scores.json    evaluate;  report.html, pictures/  report
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from sgg_jax import ptl
+from sgg_jax.data import streets
+from sgg_jax.data.dataset import Dataset
+from sgg_jax.data.loader import Batches
+from sgg_jax.data.writer import TranslationWriter, open_export
+from sgg_jax.evaluation import denoising_error, score, summary
+from sgg_jax.experiment import Experiment
+from sgg_jax.pretrained import locate, read_story, save_weights
+from sgg_jax.progress import Progress, track
+from sgg_jax.records import write_json
+from sgg_jax.results import adapted_place, compared, curve_rows, networks, sample_sheet, score_tables, write_report
+from sgg_jax.training import fit
+from sgg_jax.translation import Method, translate_all
+from sgg_jax.types import Params
+
+Stage = Callable[[Experiment], dict[str, Any]]
+"""Does its work, or the rest of it, and returns what is worth recording."""
+
+
+HELD_OUT_LEVELS = (0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
+"""Noise levels of the held-out loss, as shares of the whole process."""
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+# training ------------------------------------------------------------------------------------------------------------
+
+
+def train_denoiser(run: Experiment) -> dict[str, Any]:
+    """The target domain's denoiser, trained or given; its held-out loss and a sheet of unconditional samples."""
+    given = run.config.denoiser.weights
+    if given:
+        say(f"the denoiser is {locate(given)}, trained for {read_story(locate(given)).get('steps')} steps")
+        made = {"weights": given}
+    else:
+        made = fit_denoiser(run)
+    look_at_denoiser(run)
+    return made
+
+
+def fit_denoiser(run: Experiment) -> dict[str, Any]:
+    """Trains by the recipe of config.denoiser and writes denoiser/weights.safetensors, a file for denoiser.weights."""
+    recipe, seed = run.recipe("denoiser"), run.seed("denoiser")
+    weights = fit(
+        run.workdir / "denoiser",
+        run.denoiser_objective(),
+        run.denoiser_network[1],
+        run.denoiser_constants(),
+        Batches(run.target, recipe.batch_size, seed),
+        recipe,
+        seed=seed,
+        mesh=run.mesh,
+        label="denoiser",
+    )
+    story = {
+        "command": run.command,
+        "steps": recipe.steps,
+        "images": len(run.target),
+        "seed": run.config.seed,
+        "streets_version": streets.VERSION,
+        "size": run.config.data.size,
+        "denoiser": run.config.denoiser.to_dict(),
+        "target": run.config.data.target.to_dict(),
+    }
+    save_weights(run.workdir / "denoiser" / "weights.safetensors", weights, story)
+    return {"steps": recipe.steps, "images": len(run.target)}
+
+
+def look_at_denoiser(run: Experiment) -> None:
+    """denoiser/heldout.json, the error by noise level on images it was not trained on, and denoiser/samples.png."""
+    held_out = run.datasets["val"] or run.datasets["test"]
+    if held_out is not None:
+        total = run.config.denoiser.total
+        steps = sorted({min(round(share * total), total - 1) for share in HELD_OUT_LEVELS})
+        error = denoising_error(run.denoiser(), run.denoiser_constants()[0], held_out, steps, run.mesh)
+        write_json(run.workdir / "denoiser" / "heldout.json", {"step": steps, "error": error, "images": len(held_out)})
+        by_step = ", ".join(f"{k}: {e:.4f}" for k, e in zip(steps, error, strict=True))
+        say(f"error of the predicted noise by step: {by_step}")
+    sample_sheet(run)
+
+
+def train_segmenter(run: Experiment) -> dict[str, Any]:
+    """The source segmenter (the first guide) and, where the target has labels for it, the judge."""
+    judged = run.datasets["judge"]
+    fit_segmenter(run, "source", run.source, "segmenter", label="source segmenter")
+    if judged is not None:
+        fit_segmenter(run, "judge", judged, "segmenter", label="judge")
+    return {"source_images": len(run.source), "judge_images": len(judged or [])}
+
+
+def fit_segmenter(
+    run: Experiment, stream: str, dataset: Dataset, section: str, *, label: str, place: Path | None = None,
+    start: Params | None = None, plain: bool = False,
+) -> Params:  # fmt: skip
+    """Trains a segmenter by the recipe of config.<section>, in `place` or the directory named after its stream.
+
+    stream: of its seeds (experiment.STREAMS), guides are augmented as guides; start: weights to start from, by default
+    fresh ones; plain: without augmentation.
+    """
+    recipe, seed = run.recipe(section), run.seed(stream)
+    return fit(
+        place or run.workdir / stream,
+        run.segmenter_objective(None if plain else run.strength(stream)),
+        run.segmenter_network(stream)[1] if start is None else start,
+        jnp.asarray(run.class_weights(dataset)),
+        Batches(dataset, recipe.batch_size, seed),
+        recipe,
+        seed=seed,
+        mesh=run.mesh,
+        label=label,
+    )
+
+
+def train_student(run: Experiment) -> dict[str, Any]:
+    """A fresh segmenter on the exported translations."""
+    dataset = open_export(str(run.workdir / "translated"), run.source.size)
+    fit_segmenter(run, "student", dataset, "student", label="student")
+    return {"images": len(dataset)}
+
+
+# translation ---------------------------------------------------------------------------------------------------------
+
+
+def translate_into(
+    run: Experiment, directory: Path, guide: Params, depth: int, method: Method, count: int, label: str,
+    guidance: str = "",
+) -> Dataset:  # fmt: skip
+    """Translates the first `count` source images into `directory`, doing what is missing there; opens the result."""
+    source = run.source
+    writer = TranslationWriter(str(directory), source.classes)
+    finished = writer.finished()
+    todo = [index for index in range(count) if source.name(index) not in finished]
+    if todo:
+        schedule = run.schedule(depth)
+        used = int(schedule.count)
+        translations = translate_all(
+            run.denoiser(),
+            run.segmenter(guide),
+            schedule,
+            source,
+            todo,
+            run.knobs,
+            batch_size=run.config.translate.batch_size,
+            method=method,
+            mesh=run.mesh,
+        )
+        with Progress(count, label, unit="image", start=count - len(todo)) as progress:
+            for done in translations:
+                writer.write(
+                    source.name(done.index),
+                    done.image,
+                    done.labels,
+                    {
+                        "image_id": source.image_id(done.index),
+                        "depth": depth,
+                        "seed": run.config.seed,
+                        "guidance": guidance or run.config.translate.guidance,
+                        "scale": float(run.knobs.scale),
+                        "ratio": float(done.ratios[:used].mean()),
+                        "ratios": [float(f"{value:.4g}") for value in done.ratios[curve_rows(used)]],
+                    },
+                )
+                progress.advance()
+    return open_export(str(directory), source.size)
+
+
+def adapt(run: Experiment) -> dict[str, Any]:
+    """PTL: the guide adapts over growing depths."""
+
+    def translate_round(directory: Path, guide: Params, depth: int) -> Dataset:
+        label = f"translate to depth {depth}"
+        return translate_into(run, directory, guide, depth, run.method(), len(run.source), label)
+
+    def fine_tune(directory: Path, guide: Params, translated: Dataset, label: str) -> Params:
+        return fit_segmenter(run, "adapt", translated, "adapt", label=label, place=directory, start=guide)
+
+    depths = tuple(run.config.adapt.depths)
+    ptl.adapt(run.workdir / "adapt", run.segmenter_params("source"), depths, translate_round, fine_tune)
+    return {"depths": depths}
+
+
+def translate(run: Experiment) -> dict[str, Any]:
+    """The labelled translations, and some unguided ones of the same depth to compare them with."""
+    c = run.config.translate
+    translated = translate_guided(run)
+    compare = min(c.compare, len(translated))
+    if compare:
+        guide = run.segmenter_params("source")  # is not looked at
+        translate_into(run, run.workdir / "unguided", guide, c.depth, run.method("none"), compare, "unguided", "none")
+    return {"images": len(translated), "unguided": compare, "depth": c.depth}
+
+
+def translate_guided(run: Experiment) -> Dataset:
+    """translated/: all source images under the configured guide."""
+    c = run.config.translate
+    guide = run.segmenter_params("source" if c.guide == "source" else adapted_place(run))
+    return translate_into(run, run.workdir / "translated", guide, c.depth, run.method(), len(run.source), "translate")
+
+
+# scores --------------------------------------------------------------------------------------------------------------
+
+
+def evaluate(run: Experiment) -> dict[str, Any]:
+    """Scores of every network on the target's test set, and the judge's agreement with the translations' labels."""
+    size = run.config.evaluate.batch_size
+    scores: dict[str, Any] = {"networks": {}, "agreement": {}}
+    test = run.datasets["test"]
+    if test is not None:
+        for title, place in networks(run).items():
+            network = run.segmenter(run.segmenter_params(place))
+            todo = track(range(len(test)), len(test), f"score {title}", unit="image")
+            confusion = score(network, test, todo, size, run.mesh)
+            scores["networks"][title] = summary(confusion, run.names)
+    if (run.workdir / "judge").is_dir():
+        judge = run.segmenter(run.segmenter_params("judge"))
+        for title, (dataset, indices) in compared(run).items():
+            confusion = score(judge, dataset, indices, size, run.mesh)
+            scores["agreement"][title] = {"images": len(indices), **summary(confusion, run.names)}
+    write_json(run.workdir / "scores.json", scores)
+    say(score_tables(scores))
+    return scores
+
+
+def report(run: Experiment) -> dict[str, Any]:
+    """Pictures and the summary page, from what the run directory holds."""
+    path = write_report(run)
+    say(f"the summary page is {path}")
+    return {"page": str(path)}
