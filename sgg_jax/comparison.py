@@ -62,8 +62,7 @@ def source_images(run: Experiment, directory: Path, setting: Any) -> Dataset:
 
 def target_images(run: Experiment, directory: Path, setting: Any) -> Dataset:
     labelled = run.datasets["judge"]
-    if labelled is None:
-        raise InputError("compare: oracle trains on labelled target images: name them in config.data.judge")
+    assert labelled is not None
     return labelled
 
 
@@ -163,6 +162,11 @@ class Comparison:
         for name in run.config.compare.methods:
             if name not in METHODS:
                 raise InputError(f"config.compare.methods has {name!r}: choose from {', '.join(METHODS)}")
+            field = METHODS[name].candidates
+            if field and len(run.config.compare[field]) > 1 and run.datasets["val"] is None:
+                raise InputError(f"config.compare.{field} has several candidates, and no config.data.val to choose on")
+        if "oracle" in run.config.compare.methods and run.datasets["judge"] is None:
+            raise InputError("compare: oracle trains on labelled target images: name them in config.data.judge")
 
     def wanted(self) -> list[tuple[str, int]]:
         """(method, seed) of every row that the config asks for, cheap to judge first: seed after seed."""
@@ -195,6 +199,7 @@ class Comparison:
             "val_miou": self._score(student, "val", "score on val")["miou"] if self.run.datasets["val"] else None,
             "setting": setting,
             "images": len(dataset),
+            "translations": self._translations(run, method, setting),
         }
 
     def _setting(self, method: str) -> Any:
@@ -205,8 +210,6 @@ class Comparison:
         candidates = list(self.run.config.compare[field])
         if len(candidates) == 1:
             return candidates[0]
-        if self.run.datasets["val"] is None:
-            raise InputError(f"config.compare.{field} has several candidates, and no config.data.val to choose on")
         path = self.directory / f"{method}.json"
         found = {str(entry["setting"]): entry for entry in read_json(path)} if path.exists() else {}
         run = self.run.with_seed(int(self.run.config.compare.seeds[0]))
@@ -225,6 +228,11 @@ class Comparison:
         if method == "sgg_ptl":
             return run.workdir
         return run.workdir / "methods" / (method if setting is None else f"{method}-{setting}")
+
+    def _translations(self, run: Experiment, method: str, setting: Any) -> str | None:
+        """Where a method's translations are, below the run directory; None where it makes none."""
+        place = self._place(run, method, setting) / "translated"
+        return str(place.relative_to(self.run.workdir)) if place.is_dir() else None
 
     def _images(self, run: Experiment, method: str, setting: Any) -> Dataset:
         return METHODS[method].make(run, self._place(run, method, setting) / "translated", setting)
@@ -248,7 +256,7 @@ class Comparison:
             return {"agreement": None, "distance": None, "kid": None}
         size, todo = self.run.config.evaluate.batch_size, range(len(dataset))
         agreement = summary(score(self.run.judge(), dataset, todo, size, self.run.mesh), self.run.names)["miou"]
-        found = descriptions(self._features, dataset, todo, size, self.run.mesh)
+        found = descriptions(self._features, (dataset[i].image for i in todo), size, self.run.mesh)
         return {
             "agreement": agreement,
             "distance": frechet(found, self._target_features),
@@ -264,7 +272,7 @@ class Comparison:
     def _target_features(self) -> np.ndarray:
         target, size = self.run.target, self.run.config.evaluate.batch_size
         todo = track(range(len(target)), len(target), "features of the target", unit="image")
-        return descriptions(self._features, target, todo, size, self.run.mesh)
+        return descriptions(self._features, (target[i].image for i in todo), size, self.run.mesh)
 
     @cached_property
     def _calibration(self) -> Calibration:

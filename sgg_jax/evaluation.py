@@ -64,11 +64,9 @@ def predictions(
     return _one_by_one(predict, segmenter, images, batch_size, mesh)
 
 
-def descriptions(
-    features: Features, dataset: Dataset, indices: Iterable[int], batch_size: int, mesh: Mesh
-) -> np.ndarray:
-    """`describe` of dataset[i] for i in indices. [n,D] float32."""
-    return np.stack(list(_one_by_one(describe, features, (dataset[i].image for i in indices), batch_size, mesh)))
+def descriptions(features: Features, images: Iterable[np.ndarray], batch_size: int, mesh: Mesh) -> np.ndarray:
+    """`describe` for images [H,W,3] uint8. [n,D] float32."""
+    return np.stack(list(_one_by_one(describe, features, images, batch_size, mesh)))
 
 
 def _one_by_one(
@@ -142,7 +140,7 @@ def denoising_error(
     return [float(value) for value in total / len(dataset)]
 
 
-def summary(confusion: np.ndarray, names: list[str]) -> dict[str, object]:
+def summary(confusion: np.ndarray, names: list[str]) -> dict[str, Any]:
     """{"miou", "accuracy", "iou": {name: IoU}} for JSON; None where there is nothing to score."""
 
     def known(value: float) -> float | None:

@@ -20,7 +20,7 @@ from sgg_jax.data import streets
 from sgg_jax.data.dataset import Dataset
 from sgg_jax.data.loader import label_histogram
 from sgg_jax.errors import InputError
-from sgg_jax.models import DENOISERS, SEGMENTERS, build
+from sgg_jax.models import DENOISERS, SEGMENTERS, Apply, build
 from sgg_jax.parameterization import PREDICTIONS, WEIGHTINGS
 from sgg_jax.pretrained import load_pretrained, locate
 from sgg_jax.ptl import check_depths
@@ -135,12 +135,12 @@ class Experiment:
         apply, params = self._network("denoiser", network, self.seed("denoiser"))
         return choose(PREDICTIONS, c.prediction, "denoiser.prediction")(apply, c.schedule, c.total), params
 
-    def segmenter_network(self, stream: str = "source") -> tuple[Callable[..., Any], Params]:
+    def segmenter_network(self, stream: str = "source") -> tuple[Apply, Params]:
         """(apply, fresh weights of that stream); apply is the same for all."""
         network = choose(SEGMENTERS, self.config.segmenter.network, "segmenter.network")
         return self._network("segmenter", network, self.seed(stream), classes=len(self.names))
 
-    def _network(self, kind: str, network: Any, seed: int, **options: Any) -> tuple[Callable[..., Any], Params]:
+    def _network(self, kind: str, network: Any, seed: int, **options: Any) -> tuple[Apply, Params]:
         name = self.config[kind].network
         try:
             return build(network, seed, **self.config[kind][name].to_dict(), **options)

@@ -61,7 +61,7 @@ class NoiseSchedule:
     table: Step  # of [K] arrays
     count: Array  # int32 []
 
-    def row(self, index: Array) -> Step:
+    def row(self, index: Array | int) -> Step:
         """Constants of the reverse step `index` (int32 [], traced or not)."""
         return jax.tree.map(lambda column: column[index], self.table)
 

@@ -26,7 +26,9 @@ from sgg_jax.experiment import Experiment
 from sgg_jax.pretrained import locate, read_story, save_weights
 from sgg_jax.progress import Progress, track
 from sgg_jax.records import write_json
-from sgg_jax.results import adapted_place, compared, curve_rows, networks, sample_sheet, score_tables, write_report
+from sgg_jax.results import adapted_place, compared, curve_rows, networks, score_tables
+from sgg_jax.sheets import sample_sheet
+from sgg_jax.summary_page import write_report
 from sgg_jax.training import fit
 from sgg_jax.translation import Method, translate_all
 from sgg_jax.types import Params

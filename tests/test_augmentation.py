@@ -3,18 +3,26 @@
 Nearly all tests share one compile: strengths are operands here, and every batch is 32 images of 12x16.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sgg_jax.augmentation import Strength, augment, warp
+from sgg_jax.augmentation import NONE, Strength, augment, diffused, recolor, warp
 from sgg_jax.types import VOID
 
 B, H, W = 32, 12, 16
-OFF = Strength(flip=False, scale=0.0, color=0.0, brightness=0.0, contrast=0.0, blur=0.0, noise=0.0)
+OFF = NONE
 FAST = {"xla_backend_optimization_level": 0}  # compiles in half the time
-view = jax.jit(augment, compiler_options=FAST)
+
+
+@partial(jax.jit, compiler_options=FAST)
+def view(key, image, labels, strength):
+    """All operations but those that are left out of the program where they are 0."""
+    return augment(key, image, labels, strength._replace(recolor=0.0, diffuse=0.0))
+
 
 # Every pixel knows where it comes from: its label is its index, its colour its row and column (and a grey of 0.2).
 ROWS, COLUMNS = (axis.astype(np.float32) for axis in np.mgrid[:H, :W])
@@ -177,3 +185,38 @@ def test_strengths_may_be_static():
     image, labels = views(Strength(), RANDOM)
     np.testing.assert_allclose(static[0], image, atol=1e-5)
     np.testing.assert_array_equal(static[1], labels)
+
+
+def test_recolor_adds_one_colour_to_each_class_and_none_to_void():
+    labels = np.random.default_rng(1).choice([0, 1, 2, VOID], (H, W)).astype(np.int32)
+    colors = []
+    for seed in range(200):
+        moved = np.asarray(recolor(jax.random.key(seed), RANDOM[0], labels, 0.5)) - RANDOM[0]
+        np.testing.assert_allclose(moved[labels == VOID], 0, atol=1e-6)
+        colors.append([moved[labels == c].mean(0) for c in range(3)])
+        for c in range(3):
+            assert np.ptp(moved[labels == c], axis=0).max() < 1e-6
+    colors = np.array(colors).reshape(-1)
+    assert colors.mean() == pytest.approx(0, abs=4 * 0.5 / np.sqrt(colors.size))
+    assert colors.std() == pytest.approx(0.5, rel=4 / np.sqrt(2 * colors.size))
+
+
+def test_diffused_images_have_the_moments_of_a_diffusion_step():
+    """Unit variance in, unit variance out; correlation with the image is sqrt(1 - s^2), s uniform up to the most."""
+    image = np.random.default_rng(2).standard_normal((64, 64, 3)).astype(np.float32)
+    image = (image - image.mean()) / image.std()
+    shares = []
+    for seed in range(100):
+        noisy = np.asarray(diffused(jax.random.key(seed), image, 0.9))
+        assert noisy.std() == pytest.approx(1, abs=0.03)
+        shares.append(np.sqrt(1 - np.clip((noisy * image).mean(), 0, 1) ** 2))
+    assert max(shares) < 0.92 and min(shares) < 0.15
+    assert np.mean(shares) == pytest.approx(0.45, abs=4 * 0.9 / np.sqrt(12 * 100))
+
+
+def test_guides_augmentation_is_part_of_the_whole():
+    strong = NONE._replace(recolor=0.5, diffuse=0.9)
+    image, labels = jax.jit(augment, static_argnums=3, compiler_options=FAST)(jax.random.key(0), RANDOM, LABELS, strong)
+    np.testing.assert_array_equal(labels, LABELS)
+    assert float(jnp.abs(image).max()) > 1.5  # the noise of diffusion is not clipped
+    assert Strength().recolor == Strength().diffuse == 0

@@ -9,7 +9,18 @@ from jax.tree_util import Partial
 
 from sgg_jax.data.dataset import VOID, ClassInfo, Example
 from sgg_jax.errors import InputError
-from sgg_jax.evaluation import class_iou, confusion_matrix, mean_iou, pixel_accuracy, predictions, score, summary
+from sgg_jax.evaluation import (
+    class_iou,
+    confusion_matrix,
+    denoising_error,
+    descriptions,
+    mean_iou,
+    pixel_accuracy,
+    predictions,
+    score,
+    summary,
+)
+from sgg_jax.schedule import linear, noise_schedule
 
 
 def literal_confusion(predicted, labels, classes):
@@ -122,3 +133,48 @@ def test_score_is_the_literal_sum(four_devices, batch_size):
     found = score(SEGMENTER, Painted(), iter(indices), batch_size, four_devices)
     np.testing.assert_array_equal(found, wanted)
     assert found.dtype == np.int64
+
+
+class Greys:
+    """Images of one grey value each: the value is the image's id."""
+
+    classes, size, labelled = (), (4, 6), False
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def name(self, index):
+        return str(index)
+
+    def image_id(self, index):
+        return index
+
+    def __getitem__(self, index):
+        return Example(np.full((4, 6, 3), index, np.uint8), None)
+
+
+def test_denoising_error_is_0_for_who_knows_and_1_for_who_says_nothing(four_devices):
+    """A grey image is known by the mean of its pixels at low noise; here the denoiser is told the level by its step."""
+    schedule, whole = noise_schedule(linear(1000)), Greys(70)  # 70 do not fill two batches of 64
+    silent = Partial(lambda params, x, step: params * x, 0.0)
+    errors = denoising_error(silent, schedule, whole, [0, 500, 999], four_devices)
+    assert errors == pytest.approx([1, 1, 1], abs=5 * np.sqrt(2 / (70 * 72)))
+    assert len(set(errors)) == 3  # noise differs from step to step
+    assert denoising_error(silent, schedule, whole, [500], four_devices)[0] == pytest.approx(errors[1], rel=1e-6)
+
+    def half(params, x, step):  # knows the image is grey, not which: eps up to its mean over the image
+        scale = jnp.sqrt(1 - jnp.cumprod(1 - jnp.asarray(linear(1000))))[step][:, None, None, None]
+        return (x - x.mean((1, 2, 3), keepdims=True)) / scale
+
+    found = denoising_error(Partial(half, 0.0), schedule, whole, [300, 900], four_devices)
+    assert found == pytest.approx([1 / 72, 1 / 72], rel=0.5)  # the mean of 72 normal draws is lost
+
+
+def test_descriptions_are_those_of_each_image_in_order(four_devices):
+    features = Partial(lambda params, image: jnp.stack([image.mean((1, 2, 3)), image[:, 0, 0, 0] * 2], -1), 0)
+    found = descriptions(features, (Greys(7)[i].image for i in range(7)), 4, four_devices)
+    wanted = np.arange(7) / 127.5 - 1
+    np.testing.assert_allclose(found, np.stack([wanted, 2 * wanted], -1), atol=1e-6)

@@ -36,6 +36,8 @@ ORDER = [
     "calibration",
     "planning",
     "results",
+    "sheets",
+    "summary_page",
     "stages",
     "comparison",
     "pipeline",
@@ -50,7 +52,19 @@ LIBRARIES = {  # where a library may be imported: modules or folders of sgg_jax,
     "matplotlib": {"report"},
     "tqdm": {"progress"},
 }
-WITHOUT_JAX = {"errors", "compiler", "data", "report", "records", "progress", "ptl", "workdir", "roles", "baselines", "distances"}
+WITHOUT_JAX = {
+    "errors",
+    "compiler",
+    "data",
+    "report",
+    "records",
+    "progress",
+    "ptl",
+    "workdir",
+    "roles",
+    "baselines",
+    "distances",
+}
 
 
 def imports(path: Path) -> set[str]:

@@ -20,7 +20,7 @@ def tiny():
     """Every stage in seconds on four virtual devices."""
     config = quick.get_config()
     config.data.size = (16, 32)
-    for role, count in dict(source=6, target=12, judge=8, test=8).items():
+    for role, count in dict(source=6, target=12, judge=8, val=4, test=8).items():
         config.data[role].streets.count = count
     config.denoiser.unet.widths = (32, 32)
     config.segmenter.encoder_decoder.widths = (8, 16)
@@ -32,6 +32,7 @@ def tiny():
     config.translate.steps = 3
     config.translate.compare = 5
     config.evaluate.batch_size = 4
+    config.compare.methods = ()  # tests/test_comparison.py
     config.report.examples = 2
     return config
 
@@ -61,13 +62,19 @@ def test_every_stage_leaves_its_files(finished):
     assert json.loads((finished / "config.json").read_text())["data"]["size"] == [16, 32]
     scores = json.loads((finished / "scores.json").read_text())
     assert set(scores["networks"]) == {
-        "source only", "PTL's last guide", "student on translations", "target labels (oracle)"
+        "first guide (source only)", "PTL's last guide", "student on translations", "target labels (oracle)"
     }  # fmt: skip
     assert scores["agreement"]["guided"]["images"] == scores["agreement"]["unguided"]["images"] == 5
     page = (finished / "report.html").read_text()
     assert "Segmentation of the target" in page
     assert "data:image/png;base64," in page
-    for name in ("denoiser/samples.png", "pictures/translations.png", "pictures/predictions.png"):
+    for name in (
+        "denoiser/samples.png",
+        "pictures/translations.png",
+        "pictures/predictions.png",
+        "pictures/gallery.png",
+        "pictures/steps.png",
+    ):
         with Image.open(finished / name) as picture:
             assert min(picture.size) > 50
     rows = json.loads((finished / "plan.json").read_text())["rows"]
@@ -93,7 +100,7 @@ def test_a_whole_run_compiles_each_function_once(finished):
             guide = run.segmenter(run.segmenter_params(place))
             images = translate_all(
                 run.denoiser(), guide, run.schedule(depth), run.source, [0, 1], run.knobs, batch_size=4,
-                method=run.method, mesh=run.mesh,
+                method=run.method(), mesh=run.mesh,
             )  # fmt: skip
             assert len(list(images)) == 2
     assert translate._cache_size() == before
@@ -106,7 +113,7 @@ def test_scoring_early_does_not_end_scoring(tmp_path):
     main("evaluate", config, tmp_path)
     main("report", config, tmp_path)
     assert set(json.loads((tmp_path / "scores.json").read_text())["networks"]) == {
-        "source only", "target labels (oracle)"
+        "first guide (source only)", "target labels (oracle)"
     }  # fmt: skip
     main("run", config, tmp_path)
     assert "student on translations" in json.loads((tmp_path / "scores.json").read_text())["networks"]
@@ -208,7 +215,7 @@ def on_folders(root: Path):
     """The tiny run, reading the files that export_streets wrote."""
     config = tiny()
     config.data.classes = folders.get_config().data.classes
-    for role in ("source", "target", "judge", "test"):
+    for role in ("source", "target", "judge", "val", "test"):
         config.data[role].name = "folder"
         config.data[role].folder.images = str(root / role / "images")
         config.data[role].folder.labels = "" if role == "target" else str(root / role / "labels")
@@ -226,7 +233,7 @@ def test_exported_streets_give_the_same_run_as_the_built_in(finished, tmp_path):
 
 def test_without_target_labels_there_is_no_judge_and_no_score(tmp_path, capsys):
     config = tiny()
-    config.data.judge.name = config.data.test.name = "none"
+    config.data.judge.name = config.data.val.name = config.data.test.name = "none"
     config.translate.guide = "source"
     config.translate.compare = 0
     for stage in ("train_denoiser", "train_segmenter", "translate", "evaluate", "report"):

@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 from test_pipeline import tiny
 
-from sgg_jax import planning
+from sgg_jax import calibration, planning
+from sgg_jax.calibration import Calibration, thinned
 from sgg_jax.experiment import Experiment
-from sgg_jax.planning import Calibration, duration, plan, thinned
+from sgg_jax.planning import Work, comparison_work, duration, plan
 from sgg_jax.schedule import linear, respace
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    monkeypatch.setattr(planning, "timed", lambda call, repeats=3: 2.0)  # seconds of every call
+    monkeypatch.setattr(calibration, "timed", lambda call, repeats=3: 2.0)  # seconds of every call
     return Experiment(tiny(), tmp_path)
 
 
@@ -68,3 +69,22 @@ def test_plan_stops_at_what_is_asked(run):
 
 def test_durations_read_well():
     assert [duration(s) for s in (3, 89, 91, 3000, 4000)] == ["3 s", "89 s", "2 min", "50 min", "1 h 07 min"]
+
+
+def test_the_comparisons_work_is_counted(run):
+    c = run.config
+    c.compare.methods, c.compare.seeds = ("none", "sdedit", "sgg", "sgg_ptl"), (0, 1, 2)
+    c.compare.sdedit_depths, c.compare.fda_betas = (200, 300), (0.1, 0.2)
+    # 4 students for each of 3 seeds, but that of sgg_ptl of the run's own seed; one more for the other depth
+    assert comparison_work(c) == Work(
+        students=12 - 1 + 1, guides=2, adapted=2, unguided=[200, 300, 300, 300], guided=3 + 2
+    )
+    c.compare.methods = ("none", "fda", "oracle")
+    assert comparison_work(c) == Work(students=9 + 1, guides=0, adapted=0, unguided=[], guided=0)
+    assert not [row for row in plan(run, ["compare"]).rows if "guided" in row.stage]
+
+
+def test_a_given_denoiser_costs_no_training(run):
+    run.config.denoiser.weights = "streets"
+    assert plan(run, ["train_denoiser"]).rows == []
+    assert planning.disk(run, ["train_denoiser"]) == 0

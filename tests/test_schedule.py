@@ -109,3 +109,11 @@ def test_diffuse_and_predict_are_inverse():
         wanted = np.sqrt(alpha_bars[k]) * np.asarray(image[i]) + np.sqrt(1 - alpha_bars[k]) * np.asarray(noise[i])
         np.testing.assert_allclose(x[i], wanted, atol=1e-6)
         np.testing.assert_allclose(predict_image(schedule.row(k), x[i], noise[i]), image[i], atol=3e-6)
+
+
+def test_one_row_as_a_schedule():
+    schedule = respace(linear(1000), 400, 6)
+    one = schedule.only(3)
+    assert (len(one), int(one.count)) == (6, 1)
+    for found, wanted in zip(jax.tree.leaves(one.row(0)), jax.tree.leaves(schedule.row(3)), strict=True):
+        assert found == wanted and found.dtype == wanted.dtype

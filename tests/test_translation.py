@@ -14,7 +14,8 @@ from sgg_jax.data.dataset import ClassInfo, Example
 from sgg_jax.errors import InputError
 from sgg_jax.guidance import VARIANTS
 from sgg_jax.sampling import ancestral, ddim
-from sgg_jax.translation import Knobs, Method, translate, translate_all
+from sgg_jax.translation import Knobs, Method, trace, translate, translate_all
+from sgg_jax.types import VOID
 
 KNOBS = Knobs(scale=jnp.float32(0.5), fill=jnp.float32(0), limit=jnp.float32(1), seed=jnp.int32(11))
 SGG = Method(VARIANTS["sgg"], ancestral, 4)
@@ -189,3 +190,28 @@ def test_a_batch_that_does_not_divide_is_refused(four_devices):
                 mesh=four_devices,
             )
         )
+
+
+@pytest.mark.parametrize("method", [SGG, PLAIN, SGG._replace(reverse=ddim(0.5))], ids=["sgg", "none", "ddim"])
+def test_a_trace_takes_the_steps_of_the_translation(method, one_device):
+    data, schedule = scene(3), short_schedule()
+    image, _ = run(data, one_device, method=method)
+    looks, last = trace(smooth_denoiser(), mixing_segmenter(), schedule, *data, KNOBS, method=method)
+    rounding((np.clip(last, -1, 1) + 1) * 127.5 + 0.5, image)
+    assert [look.step for look in looks] == [int(schedule.row(i).step) for i in reversed(range(6))]
+    np.testing.assert_allclose(np.clip(last, -1, 1), looks[-1].predicted, atol=2e-3 if method is not SGG else 1)
+
+
+def test_a_trace_tells_the_cross_entropy_of_the_known_pixels():
+    data, schedule = scene(3), short_schedule()
+    looks, _ = trace(smooth_denoiser(), mixing_segmenter(), schedule, *data, KNOBS, method=SGG)
+    for look in (looks[0], looks[-1]):
+        row = schedule.row(next(i for i in range(6) if int(schedule.row(i).step) == look.step))
+        eps = smooth_denoiser()(jnp.asarray(look.x), jnp.full(3, look.step))
+        predicted = np.clip((look.x - float(row.noise_scale) * np.asarray(eps)) / float(row.image_scale), -1, 1)
+        np.testing.assert_allclose(look.predicted, predicted, atol=1e-4)
+        log_p = np.asarray(jax.nn.log_softmax(mixing_segmenter()(jnp.asarray(predicted))))
+        for i in range(3):
+            known = np.argwhere(data[1][i] != VOID)
+            wanted = -np.mean([log_p[i, y, x, data[1][i, y, x]] for y, x in known])
+            assert look.cross_entropy[i] == pytest.approx(wanted, rel=1e-3)

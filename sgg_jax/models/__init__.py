@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from sgg_jax.models.functional import Apply as Apply
 from sgg_jax.models.functional import functional as functional
 from sgg_jax.models.segmenter import EncoderDecoder as EncoderDecoder
 from sgg_jax.models.unet import UNet as UNet
@@ -14,6 +15,6 @@ DENOISERS = {"unet": UNet}
 SEGMENTERS = {"encoder_decoder": EncoderDecoder}
 
 
-def build(network: Callable[..., nnx.Module], seed: int, **options: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
+def build(network: Callable[..., nnx.Module], seed: int, **options: Any) -> tuple[Apply, dict[str, Any]]:
     """(apply, params) of a freshly initialised network; ValueError where its options do not fit together."""
     return functional(network(**options, rng=np.random.default_rng(seed)))

@@ -1,6 +1,5 @@
 """The seam between flax and everything else: a module becomes a pure function and a nested dict of weights."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +27,7 @@ class Apply:
         return replace(self, method=method)
 
 
-def functional(module: nnx.Module) -> tuple[Callable[..., jax.Array], dict[str, Any]]:
+def functional(module: nnx.Module) -> tuple[Apply, dict[str, Any]]:
     """module -> (apply, params): apply(params, *inputs) is pure; params is a nested dict of arrays."""
     graph, state = nnx.split(module)
     return Apply(graph), jax.tree.map(jnp.asarray, nnx.to_pure_dict(state))

@@ -1,0 +1,145 @@
+"""Pictures of a run: contact sheets from the files in its directory."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from sgg_jax.data.dataset import Dataset
+from sgg_jax.data.writer import open_export
+from sgg_jax.devices import replicate
+from sgg_jax.evaluation import predictions
+from sgg_jax.experiment import Experiment
+from sgg_jax.report.comparison import TITLES
+from sgg_jax.report.pictures import colorize, save, sheet
+from sgg_jax.results import adapted_place, compared, networks
+from sgg_jax.schedule import respace
+from sgg_jax.translation import Look, trace, translate
+
+
+def sample_sheet(run: Experiment, rows: int = 2, columns: int = 4) -> None:
+    """denoiser/samples.png: unconditional samples, pure noise denoised by the configured sampler at full depth."""
+    count = -(-rows * columns // run.mesh.size) * run.mesh.size
+    grey = np.full((count, *run.source.size, 3), 127, np.uint8)  # hidden by the noise at full depth
+    total = run.config.denoiser.total
+    # The guide is not looked at, but it is an operand: its untrained weights will do.
+    networks = replicate((run.denoiser(), run.segmenter(run.segmenter_network()[1])), run.mesh)
+    images, _ = translate(
+        *networks,
+        respace(run.betas, total, min(50, total)),
+        grey,
+        np.zeros(grey.shape[:3], np.uint8),
+        jnp.arange(count),
+        run.knobs,
+        method=run.method("none"),
+        mesh=run.mesh,
+    )
+    cells = list(np.asarray(images)[: rows * columns])
+    save(
+        sheet(
+            [cells[r * columns : (r + 1) * columns] for r in range(rows)],
+            [""] * columns,
+            title="unconditional samples of the denoiser",
+        ),
+        run.workdir / "denoiser" / "samples.png",
+    )
+
+
+def translation_sheet(run: Experiment, count: int) -> Any:
+    """A row per source image: labels, source, every round's and the final translation, unguided, a target image."""
+    translated = open_export(str(run.workdir / "translated"), run.source.size)
+    sets: list[tuple[str, Dataset]] = []
+    for number, depth in enumerate(run.config.adapt.depths, 1):
+        place = run.workdir / "adapt" / f"round{number}" / "translated"
+        if place.is_dir():
+            sets.append((f"round {number}, n={depth}", open_export(str(place), run.source.size)))
+    sets.append((f"translated, n={run.config.translate.depth}", translated))
+    if "unguided" in (c := compared(run)):
+        sets.append(("unguided", c["unguided"][0]))
+    rows = []
+    for index in range(min(count, len(run.source), *(len(s) for _, s in sets))):
+        name, example = run.source.name(index), run.source[index]
+        cells = [colorize(example.known_labels(), run.source.classes), example.image]
+        cells += [_by_name(dataset, name) for _, dataset in sets]
+        rows.append([*cells, run.target[index % len(run.target)].image])
+    columns = ["labels", "source", *(title for title, _ in sets), "a target image"]
+    return sheet(rows, columns, classes=run.source.classes)
+
+
+def _by_name(dataset: Dataset, name: str) -> np.ndarray:
+    return next(dataset[i].image for i in range(len(dataset)) if dataset.name(i) == name)
+
+
+def prediction_sheet(run: Experiment, count: int) -> Any:
+    """A row per test image: the image, its labels and what every network predicts."""
+    test = run.datasets["test"]
+    assert test is not None
+    examples = [test[i] for i in range(min(count, len(test)))]
+    images = [example.image for example in examples]
+    truth = [colorize(e.known_labels(), test.classes) for e in examples]
+    columns: list[Iterable[np.ndarray]] = [images, truth]
+    titles = ["target image", "labels"]
+    for title, place in networks(run).items():
+        network = run.segmenter(run.segmenter_params(place))
+        found = predictions(network, images, run.config.evaluate.batch_size, run.mesh)
+        columns.append([colorize(labels, test.classes) for labels in found])
+        titles.append(title)
+    return sheet([list(row) for row in zip(*columns, strict=True)], titles, classes=test.classes)
+
+
+def gallery_sheet(run: Experiment, rows: list[dict[str, Any]], count: int) -> Any:
+    """A row per source image: labels, source, every method's translation, and of the last of them what the judge and
+    the student see in it.
+
+    rows: of compare.json; those of the config's seed that made translations are shown.
+    """
+    made = {row["method"]: row for row in rows if row["seed"] == run.config.seed and row["translations"]}
+    sets = {method: open_export(str(run.workdir / made[method]["translations"]), run.source.size)
+            for method in TITLES if method in made}  # fmt: skip
+    count = min(count, len(run.source))
+    names = [run.source.name(index) for index in range(count)]
+    examples = [run.source[index] for index in range(count)]
+    columns: list[list[np.ndarray]] = [
+        [colorize(example.known_labels(), run.source.classes) for example in examples],
+        [example.image for example in examples],
+        *([_by_name(dataset, name) for name in names] for dataset in sets.values()),
+    ]
+    titles = ["labels", "source", *(TITLES[method] for method in sets)]
+    if "sgg_ptl" in sets:
+        translated, size = columns[-1], run.config.evaluate.batch_size
+        for title, place in (("seen by the judge", "judge"), ("by the student", "student")):
+            if (run.workdir / place).is_dir():
+                seen = predictions(run.segmenter(run.segmenter_params(place)), translated, size, run.mesh)
+                columns.append([colorize(labels, run.source.classes) for labels in seen])
+                titles.append(title)
+    return sheet([list(row) for row in zip(*columns, strict=True)], titles, classes=run.source.classes)
+
+
+def traces(run: Experiment, count: int) -> dict[str, list[Look]]:
+    """The reverse steps of the first `count` source images, guided as configured and unguided."""
+    place = "source" if run.config.translate.guide == "source" else adapted_place(run)
+    count = min(count, len(run.source))
+    examples = [run.source[index] for index in range(count)]
+    image, labels = np.stack([e.image for e in examples]), np.stack([e.known_labels() for e in examples])
+    ids = np.array([run.source.image_id(index) for index in range(count)], np.int32)
+    guide, schedule = run.segmenter(run.segmenter_params(place)), run.schedule(run.config.translate.depth)
+    return {
+        title: trace(run.denoiser(), guide, schedule, image, labels, ids, run.knobs, method=run.method(variant))[0]
+        for title, variant in (("guided", ""), ("unguided", "none"))
+    }
+
+
+def strip_sheet(looks: dict[str, list[Look]], columns: int = 8) -> Any:
+    """The first image through the reverse steps: x_k, and the predicted image at it, guided and unguided."""
+    steps = next(iter(looks.values()))
+    picked = np.linspace(0, len(steps) - 1, min(columns, len(steps))).round().astype(int)
+
+    def shown(image: np.ndarray) -> np.ndarray:
+        return np.round((np.clip(image, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+    rows = []
+    for found in looks.values():
+        rows += [[shown(found[i].x[0]) for i in picked], [shown(found[i].predicted[0]) for i in picked]]
+    headings = [f"k = {steps[i].step}" for i in picked]
+    return sheet(rows, headings, title=f"{', '.join(looks)}: noisy image, and below it the image predicted from it")
