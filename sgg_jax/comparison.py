@@ -12,143 +12,25 @@ methods/METHOD[-SETTING]/               translated/ and student/ of the config's
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jax.tree_util import Partial
 
-from sgg_jax.baselines import color_statistics, color_transfer, fda
 from sgg_jax.calibration import Calibration
 from sgg_jax.data.dataset import Dataset
-from sgg_jax.data.writer import TranslationWriter, open_export
 from sgg_jax.distances import frechet, kid
 from sgg_jax.errors import InputError
 from sgg_jax.evaluation import descriptions, score, summary
 from sgg_jax.experiment import Experiment
+from sgg_jax.methods import METHODS
 from sgg_jax.progress import track
 from sgg_jax.records import read_json, write_json, write_text
 from sgg_jax.report.comparison import csv, markdown
-from sgg_jax.stages import adapt, fit_segmenter, say, translate_guided, translate_into
-
-Paint = Callable[[np.ndarray, np.ndarray, Any], np.ndarray]
-"""(source image, a target image, setting) -> translation, all [H,W,3] uint8."""
-
-
-class Way(NamedTuple):
-    """How a method makes its labelled training images."""
-
-    make: Callable[[Experiment, Path, Any], Dataset]  # (run, directory for translations, setting) -> images
-    cost: Callable[[Experiment, Calibration, Any], float] = lambda run, calibration, setting: 0.0  # seconds per image
-    candidates: str = ""  # field of config.compare that lists the settings to choose from
-    augmented: bool = True  # whether its student's images are
-
-
-# making training images ----------------------------------------------------------------------------------------------
-
-
-def guide(run: Experiment) -> Any:
-    """The source segmenter of the run's seed, trained if it is not yet."""
-    return fit_segmenter(run, "source", run.source, "segmenter", label=f"guide, seed {run.config.seed}")
-
-
-def source_images(run: Experiment, directory: Path, setting: Any) -> Dataset:
-    return run.source
-
-
-def target_images(run: Experiment, directory: Path, setting: Any) -> Dataset:
-    labelled = run.datasets["judge"]
-    assert labelled is not None
-    return labelled
-
-
-def painted(paint: Paint) -> Callable[[Experiment, Path, Any], Dataset]:
-    """Every source image painted after a target image that its id and the seed draw."""
-
-    def make(run: Experiment, directory: Path, setting: Any) -> Dataset:
-        source, target = run.source, run.target
-        writer = TranslationWriter(str(directory), source.classes)
-        finished = writer.finished()
-        for index in track(range(len(source)), len(source), directory.parent.name, unit="image"):
-            if source.name(index) in finished:
-                continue
-            example = source[index]
-            rng = np.random.default_rng((run.config.seed, source.image_id(index)))
-            image = paint(example.image, target[int(rng.integers(len(target)))].image, setting)
-            record = {"image_id": source.image_id(index), "seed": run.config.seed, "setting": setting}
-            writer.write(source.name(index), image, example.known_labels(), record)
-        return open_export(str(directory), source.size)
-
-    return make
-
-
-def painting_time(paint: Paint) -> Callable[[Experiment, Calibration, Any], float]:
-    def cost(run: Experiment, calibration: Calibration, setting: Any) -> float:
-        pairs = [(run.source[i].image, run.target[i].image) for i in range(min(16, len(run.source), len(run.target)))]
-        began = time.perf_counter()
-        for image, target in pairs:
-            paint(image, target, setting)
-        return (time.perf_counter() - began) / len(pairs)
-
-    return cost
-
-
-def lab(image: np.ndarray, target: np.ndarray, setting: Any) -> np.ndarray:
-    return color_transfer(image, color_statistics([target]))
-
-
-def sdedit(run: Experiment, directory: Path, depth: int) -> Dataset:
-    """Unguided; the guide is an operand that is not looked at."""
-    label, params = f"sdedit, n={depth}", run.segmenter_network()[1]
-    return translate_into(run, directory, params, depth, run.method("none"), len(run.source), label, "none")
-
-
-def guided(variant: str) -> Way:
-    """Guided by the source segmenter, at config.translate.depth."""
-
-    def make(run: Experiment, directory: Path, setting: Any) -> Dataset:
-        depth, method = run.config.translate.depth, run.method(variant)
-        return translate_into(run, directory, guide(run), depth, method, len(run.source), variant, variant)
-
-    def cost(run: Experiment, calibration: Calibration, setting: Any) -> float:
-        return calibration.translation(run.method(variant), run.config.translate.depth)
-
-    return Way(make, cost)
-
-
-def sgg_ptl(run: Experiment, directory: Path, setting: Any) -> Dataset:
-    """The whole method: the run's own stages."""
-    guide(run)
-    adapt(run)
-    return translate_guided(run)
-
-
-def ptl_time(run: Experiment, calibration: Calibration, setting: Any) -> float:
-    """All rounds' translations and the last one; the fine-tuning between them is not counted."""
-    depths = (*run.config.adapt.depths, run.config.translate.depth)
-    return sum(calibration.translation(run.method(), depth) for depth in depths)
-
-
-METHODS = {
-    "none_plain": Way(source_images, augmented=False),
-    "none": Way(source_images),
-    "color": Way(painted(lab), painting_time(lab)),
-    "fda": Way(painted(fda), painting_time(fda), "fda_betas"),
-    "sdedit": Way(sdedit, lambda run, calibration, depth: calibration.translation(run.method("none"), depth),
-                  "sdedit_depths"),
-    "gsg": guided("gsg"),
-    "lcg": guided("lcg"),
-    "sgg": guided("sgg"),
-    "sgg_ptl": Way(sgg_ptl, ptl_time),
-    "oracle": Way(target_images),
-}  # fmt: skip
-
-
-# rows ----------------------------------------------------------------------------------------------------------------
+from sgg_jax.stages import fit_segmenter, say
 
 
 class Comparison:

@@ -22,7 +22,7 @@ from sgg_jax.data.loader import label_histogram
 from sgg_jax.errors import InputError
 from sgg_jax.models import DENOISERS, SEGMENTERS, Apply, build
 from sgg_jax.parameterization import PREDICTIONS, WEIGHTINGS
-from sgg_jax.pretrained import load_pretrained, locate
+from sgg_jax.pretrained import SHIPPED, load_pretrained, locate, read_story
 from sgg_jax.ptl import check_depths
 from sgg_jax.roles import choose, open_roles
 from sgg_jax.training import Objective, Recipe, class_weights, denoiser_objective, segmenter_objective
@@ -81,7 +81,7 @@ class Experiment:
         check_depths(self.config.adapt.depths)
         for depth in (*self.config.adapt.depths, self.config.translate.depth):
             self.schedule(depth)
-        _ = self.method(), self.strength("source"), self.strength("student")
+        _ = self.method(), self.strength("source"), self.strength("student"), self.denoiser_constants()
         choose({"adapted": 0, "source": 0}, self.config.translate.guide, "translate.guide")
         image = jax.ShapeDtypeStruct((1, *self.config.data.size, 3), jnp.float32)
         step = jax.ShapeDtypeStruct((1,), jnp.int32)
@@ -90,6 +90,32 @@ class Experiment:
             jax.eval_shape(*self.segmenter_network(), image)
         except ValueError as error:
             raise InputError(f"config.data.size does not suit the networks: {error}") from error
+        if self.config.denoiser.weights:
+            self._check_given_weights()
+
+    def _check_given_weights(self) -> None:
+        """InputError where config.denoiser is not what the given weights were trained as, or on."""
+        c, target = self.config.denoiser, self.config.data.target.name
+        path = locate(c.weights)
+        load_pretrained(path, self.denoiser_network[1])
+        story = read_story(path)
+        if c.weights in SHIPPED and target != "streets":
+            raise InputError(
+                f"config.denoiser.weights is {c.weights!r}, which paints streets, and config.data.target is "
+                f"{target!r}: set config.denoiser.weights to '' to train on your target images"
+            )
+        if target == "streets" and story.get("streets_version", streets.VERSION) != streets.VERSION:
+            raise InputError(
+                f"{path} was trained on streets version {story['streets_version']}, these are version "
+                f"{streets.VERSION}: set config.denoiser.weights to '' to train anew"
+            )
+        trained = story.get("denoiser", {})
+        for name in ("prediction", "schedule", "total"):
+            if trained.get(name, c[name]) != c[name]:
+                raise InputError(
+                    f"{path} was trained with denoiser.{name} = {trained[name]!r}, "
+                    f"config.denoiser.{name} is {c[name]!r}"
+                )
 
     # data ------------------------------------------------------------------------------------------------------------
 

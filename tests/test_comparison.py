@@ -16,7 +16,9 @@ from sgg_jax.data.writer import open_export
 from sgg_jax.distances import frechet
 from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
+from sgg_jax.methods import METHODS as ALL
 from sgg_jax.pipeline import main
+from sgg_jax.report.comparison import TITLES
 from sgg_jax.training import init_state
 
 METHODS = ("none_plain", "none", "color", "sdedit", "sgg", "sgg_ptl", "oracle")
@@ -165,6 +167,10 @@ def test_the_page_shows_the_comparison(finished, tmp_path):
         assert text in page or text == "seen by the judge"
     assert (again / "pictures" / "gallery.png").stat().st_size > 1000
     assert (again / "pictures" / "steps.png").stat().st_size > 1000
+
+
+def test_every_method_has_a_title():
+    assert list(ALL) == list(TITLES)
 
 
 @pytest.mark.parametrize(

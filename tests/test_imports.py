@@ -39,6 +39,7 @@ ORDER = [
     "sheets",
     "summary_page",
     "stages",
+    "methods",
     "comparison",
     "pipeline",
 ]

@@ -13,6 +13,7 @@ from sgg_jax import pipeline
 from sgg_jax.data.writer import open_export
 from sgg_jax.errors import InputError
 from sgg_jax.pipeline import main
+from sgg_jax.pretrained import read_story
 from sgg_jax.translation import translate, translate_all
 
 
@@ -201,6 +202,10 @@ def test_stages_out_of_order_are_refused(tmp_path):
         (lambda c: c.translate.update(microbatch=0), "microbatch is 0"),
         (lambda c: c.data.test.update(name="folder"), "config.data.test.folder: "),
         (lambda c: c.data.test.update(name="nothing"), "data.test.name"),
+        (lambda c: c.denoiser.update(weights="nowhere"), "config.denoiser.weights is 'nowhere', and there is no such"),
+        (lambda c: c.denoiser.update(weights="streets"), "does not fit config.denoiser: for "),
+        (lambda c: c.denoiser.update(prediction="x"), "choose one of eps, v"),
+        (lambda c: c.denoiser.update(weighting="x"), "choose one of even, velocity, min_snr"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_any_work(tmp_path, change, sentence):
@@ -241,3 +246,23 @@ def test_without_target_labels_there_is_no_judge_and_no_score(tmp_path, capsys):
     assert not (tmp_path / "judge").exists()
     assert "nothing to score" in capsys.readouterr().out
     assert "Predictions" not in (tmp_path / "report.html").read_text()
+
+
+def test_weights_of_one_run_serve_another(finished, tmp_path, capsys):
+    """The file that train_denoiser writes is the denoiser of a run that names it, to half precision."""
+    file = finished / "denoiser" / "weights.safetensors"
+    story = read_story(file)
+    assert story["steps"] == 4 and story["streets_version"] == "1" and story["denoiser"]["prediction"] == "v"
+    config = tiny()
+    config.denoiser.weights = str(file)
+    main("train_denoiser", config, tmp_path / "new")
+    assert not (tmp_path / "new" / "denoiser" / "checkpoints").exists()
+    assert "trained for 4 steps" in capsys.readouterr().out
+    errors = [json.loads((run / "denoiser" / "heldout.json").read_text()) for run in (finished, tmp_path / "new")]
+    assert errors[0]["step"] == errors[1]["step"] == [10, 30, 60, 100, 150, 200, 300, 400, 500, 600, 700, 850, 999]
+    assert errors[0]["error"] == pytest.approx(errors[1]["error"], rel=1e-2)
+    config.denoiser.prediction = "eps"
+    with pytest.raises(
+        InputError, match=r"trained with denoiser.prediction = 'v', config.denoiser.prediction is 'eps'"
+    ):
+        main("train_denoiser", config, tmp_path / "other")
