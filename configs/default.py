@@ -134,6 +134,8 @@ def get_config() -> ConfigDict:
             look="noisy",  # where g looks: "noisy" (x_k, the paper), "denoised" (x0-hat), "through_denoiser"
             scale=1.0,  # lambda; cross-entropy is summed over pixels
             fill=0.0,  # what hides the other classes from lcg, in [-1,1]; 0 is mid-grey
+            blur=0.0,  # sigma of a Gaussian that smooths the gradient, pixels; 0 for none
+            chroma=1.0,  # share of the gradient's colour that is kept; 0 guides brightness alone
             normalize=False,  # scale each gradient to a guidance-to-noise ratio of 1 first: then `scale` is the ratio
             # Largest guidance-to-noise ratio before `scale`, 0 for no limit. The guide has not seen noise like x_n's:
             # its first gradients are 5 times the noise and more. 1 gave the best agreement of a few tried on streets.

@@ -245,6 +245,10 @@ class Experiment:
         guide = choose(guidance.LOOKS, c.look, "translate.look")(
             choose(guidance.VARIANTS, variant or c.guidance, "translate.guidance")
         )
+        if c.blur:
+            guide = guidance.blurred(guide, c.blur)
+        if c.chroma != 1.0:
+            guide = guidance.muted(guide, c.chroma)
         if c.normalize:
             guide = guidance.normalized(guide)
         if c.clip_ratio:

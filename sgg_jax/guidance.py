@@ -16,6 +16,7 @@ from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sgg_jax.schedule import Step, predict_image
 from sgg_jax.types import VOID, Array, Denoiser, Image, Labels, Logits, NoisyImage, Segmenter
@@ -174,6 +175,45 @@ def noise_ratio(row: Step, gradient: Array) -> Array:
     Sigma is the posterior's, whatever sampler runs: for DDIM the ratio says what the ancestral step would do.
     """
     return jnp.sqrt(row.variance * jnp.mean(jnp.square(gradient), axis=(1, 2, 3)))
+
+
+@cache
+def blurred(guidance: Guidance, sigma: float) -> Guidance:
+    """The gradient smoothed by a Gaussian of `sigma` pixels, reflected at the borders.
+
+    Regions are larger than the pixel patterns that fool a network: a smooth gradient moves what people see.
+    """
+
+    def guide(point: Point) -> Array:
+        gradient = guidance(point)
+        rows, columns = (jnp.asarray(_smoothing(size, sigma)) for size in gradient.shape[1:3])
+        return jnp.einsum("yh,bhwc,xw->byxc", rows, gradient, columns)
+
+    return guide
+
+
+def _smoothing(size: int, sigma: float) -> np.ndarray:
+    """Gaussian weights with reflection, a symmetric matrix whose rows sum to 1. [size,size] float32."""
+    here, radius = np.arange(size), int(np.ceil(4 * sigma))
+    offsets = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * np.square(offsets / sigma))
+    there = (here[:, None] + offsets) % (2 * size)
+    there = np.where(there < size, there, 2 * size - 1 - there)
+    matrix = np.zeros((size, size))
+    np.add.at(matrix, (here[:, None], there), weights / weights.sum())
+    return matrix.astype(np.float32)
+
+
+@cache
+def muted(guidance: Guidance, chroma: float) -> Guidance:
+    """The gradient with `chroma` of its colour: 0 moves brightness alone, so no guide can paint its colours."""
+
+    def guide(point: Point) -> Array:
+        gradient = guidance(point)
+        grey = gradient.mean(-1, keepdims=True)
+        return grey + chroma * (gradient - grey)
+
+    return guide
 
 
 @cache

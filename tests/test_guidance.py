@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from toys import CLASSES, labels, mixing_segmenter, pairs, pixelwise_segmenter, point
 
 from sgg_jax.guidance import (
@@ -13,11 +14,13 @@ from sgg_jax.guidance import (
     VARIANTS,
     alternate,
     at_denoised,
+    blurred,
     clipped,
     global_scene,
     interval,
     local_class,
     log_likelihood,
+    muted,
     noise_ratio,
     normalized,
     present_pairs,
@@ -220,6 +223,29 @@ def test_clipped_shrinks_only_what_is_too_large():
     limit = float(np.sort(ratios)[1])  # one below, one at, one above
     clipped_ratios = noise_ratio(where.row, clipped(global_scene, limit)(where))
     np.testing.assert_allclose(clipped_ratios, np.minimum(ratios, limit), rtol=1e-5)
+
+
+def test_blurred_is_scipys_gaussian_with_reflection():
+    where = point(mixing_segmenter(), labels())
+    wanted = gaussian_filter(
+        np.asarray(global_scene(where), np.float64), 1.3, mode="reflect", truncate=4.0, axes=(1, 2)
+    )
+    np.testing.assert_allclose(blurred(global_scene, 1.3)(where), wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_blurring_wider_than_the_image_leaves_a_mean_and_keeps_the_sum():
+    where = point(mixing_segmenter(), labels())
+    gradient, flat = np.asarray(global_scene(where)), np.asarray(blurred(global_scene, 40.0)(where))
+    np.testing.assert_allclose(flat.sum((1, 2)), gradient.sum((1, 2)), rtol=1e-3, atol=1e-3)
+    assert np.ptp(flat, axis=(1, 2)).max() < 1e-2 * np.ptp(gradient, axis=(1, 2)).max()
+
+
+def test_muted_keeps_brightness_and_a_share_of_the_colour():
+    where = point(mixing_segmenter(), labels())
+    gradient, half, grey = (np.asarray(muted(global_scene, share)(where)) for share in (1.0, 0.5, 0.0))
+    np.testing.assert_allclose(gradient, global_scene(where), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(half, (gradient + grey) / 2, atol=1e-5)
+    np.testing.assert_allclose(grey, np.broadcast_to(gradient.mean(-1, keepdims=True), grey.shape), atol=1e-5)
 
 
 def test_interval_guides_inside_only():
