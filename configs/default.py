@@ -26,7 +26,7 @@ def dataset(domain: str, split: str, count: int) -> ConfigDict:
     """One role's data set: `name` says which of the blocks below it is read from."""
     return ConfigDict(
         dict(
-            name="streets",  # "streets", "folder" (your own files), "tfds" (prepared); "none" for judge or test
+            name="streets",  # "streets", "folder" (your own files), "tfds" (prepared); "none" for judge, val, test
             streets=dict(
                 domain=domain,  # "source" or "target"
                 split=split,  # "train", "val" or "test": disjoint image ids

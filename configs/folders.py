@@ -7,8 +7,8 @@
 Copy this file, put your class table into it and choose a size. Labels are PNG files with the same names as their
 images, one value a pixel; list the values below, and those without a class in `void_ids`.
 
-With labelled target images, set config.data.test (and config.data.judge, from other images) to get scores; give
-`name="folder"` and the folders as for the source.
+With labelled target images, set config.data.test (and config.data.judge and config.data.val, from other images) to get
+scores and a comparison; give `name="folder"` and the folders as for the source.
 """
 
 from configs import default
@@ -32,5 +32,8 @@ def get_config():
     config.denoiser.weights = ""  # the shipped one knows streets
     config.data.judge.name = "none"
     config.data.val.name = "none"
+    config.compare.methods = ("none", "sdedit", "sgg_ptl")  # "oracle" needs config.data.judge
+    config.compare.seeds = (0,)
+    config.compare.sdedit_depths = (400,)  # several need config.data.val
     config.data.test.name = "none"
     return config

@@ -1,8 +1,9 @@
-"""The demo: the main job on streets, the embedded pair of domains; 30 minutes or less on two CPU cores.
+"""The demo: the main job on streets, the embedded pair of domains, with the shipped denoiser; 15 minutes or less on two
+CPU cores.
 
     python main.py run --config configs/streets.py --workdir runs/streets
 
-One seed, small networks, few images: it shows what the parts do, it does not measure the method.
+One seed, few images and a short comparison: it shows what the parts do. The study is docs/results.md.
 """
 
 from configs import default
@@ -10,12 +11,14 @@ from configs import default
 
 def get_config():
     config = default.get_config()
-    for role, count in dict(source=256, target=1000, judge=1000, test=200).items():
+    for role, count in dict(source=192, target=1000, judge=1000, val=100, test=200).items():
         config.data[role].streets.count = count
-    for recipe, steps in ((config.denoiser, 1000), (config.segmenter, 800), (config.adapt, 150), (config.student, 600)):
+    for recipe, steps in ((config.segmenter, 700), (config.adapt, 120), (config.student, 500)):
         recipe.training.steps = steps
-    config.denoiser.training.learning_rate = 1e-3
-    config.translate.steps = 16
-    config.translate.compare = 64
+    config.translate.steps = 12
+    config.translate.compare = 32
     config.adapt.depths = (300, 500)
+    config.compare.methods = ("none", "sdedit", "sgg_ptl", "oracle")
+    config.compare.seeds = (0,)
+    config.compare.sdedit_depths = (400,)
     return config

@@ -42,7 +42,7 @@ def augment(key: Array, image: Image, labels: Labels, strength: Strength) -> tup
         geometry, color, noise = jax.random.split(key, 3)
         image, labels = warp(geometry, image, labels, strength)
         if strength.recolor:
-            image = recolor(jax.random.fold_in(color, 1), image, labels, strength.recolor)
+            image = recolor(jax.random.fold_in(key, 1), image, labels, strength.recolor)
         image = photometric(color, image, strength)
         amount = jax.random.uniform(jax.random.fold_in(noise, 0), maxval=strength.noise)
         image = image + amount * jax.random.normal(jax.random.fold_in(noise, 1), image.shape)

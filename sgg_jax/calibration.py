@@ -35,6 +35,10 @@ def timed(call: Callable[[], Any], repeats: int = 3) -> float:
     return float(np.median(seconds))
 
 
+STREAMS = {"segmenter": "source"}
+"""Whose augmentation a section's step is timed with, where the stream is not named as the section."""
+
+
 class Calibration:
     """Seconds and FLOPs of the run's functions on this machine, each measured on first use."""
 
@@ -64,9 +68,9 @@ class Calibration:
         return float((lowered.cost_analysis() or {}).get("flops", 0.0))
 
     def training_step(self, section: str, dataset: Dataset) -> float:
-        """Seconds of one training step by the recipe of config.<section>."""
+        """Seconds of one training step by the recipe of config.<section>; of "segmenter" as the source guide's."""
         recipe = self.run.recipe(section)
-        key = (section == "denoiser", recipe.batch_size)
+        key = (section == "denoiser", recipe.batch_size, self.run.strength(STREAMS.get(section, section)))
         return self._once(key, lambda: self._training_step(section, dataset))
 
     def _training_step(self, section: str, dataset: Dataset) -> float:
@@ -75,7 +79,7 @@ class Calibration:
             objective, params = run.denoiser_objective(), run.denoiser_network[1]
             constants: Any = run.denoiser_constants()
         else:
-            objective = run.segmenter_objective(run.strength(section))
+            objective = run.segmenter_objective(run.strength(STREAMS.get(section, section)))
             params = run.segmenter_network()[1]
             constants = jnp.ones(len(run.names))
         step = make_step(objective, recipe.weight_decay, recipe.clip, recipe.ema)

@@ -2,7 +2,7 @@
 
 Every row (method, seed) has the same student network and first weights of that seed, the same augmentation, budget,
 judge and denoiser; guides and noise differ from seed to seed. Settings that a baseline may choose are chosen on
-config.data.val by the students of the first seed; results are those on config.data.test.
+config.data.val by the students of config.seed; results are those on config.data.test.
 
 compare.json, compare.md, compare.csv   the rows
 compare/METHOD-SEED.json                one row each: a killed comparison goes on with the next
@@ -30,6 +30,7 @@ from sgg_jax.methods import METHODS
 from sgg_jax.progress import track
 from sgg_jax.records import read_json, write_json, write_text
 from sgg_jax.report.comparison import csv, markdown
+from sgg_jax.results import FEATURES
 from sgg_jax.stages import fit_segmenter, say
 
 
@@ -39,16 +40,50 @@ class Comparison:
     def __init__(self, run: Experiment):
         self.run = run
         self.directory = run.workdir / "compare"
-        if run.datasets["test"] is None:
+        self._check()
+
+    def _check(self) -> None:
+        """InputError for what cannot be compared; cheap, so that hours of work cannot end in it."""
+        c, datasets = self.run.config.compare, self.run.datasets
+        if datasets["test"] is None:
             raise InputError("compare scores students on labelled target images: name them in config.data.test")
-        for name in run.config.compare.methods:
+        if "oracle" in c.methods and datasets["judge"] is None:
+            raise InputError("compare: oracle trains on labelled target images: name them in config.data.judge")
+        if not c.methods or not c.seeds:
+            raise InputError("config.compare.methods and config.compare.seeds must name at least one each")
+        whole = all(isinstance(seed, int) and 0 <= seed < 2**31 for seed in c.seeds)
+        if not whole or len(set(c.seeds)) < len(c.seeds):
+            raise InputError(
+                f"config.compare.seeds is {tuple(c.seeds)}: give different whole numbers in 0..{2**31 - 1}"
+            )
+        if datasets["judge"] is not None and min(len(self.run.source), len(self.run.target), len(datasets["test"])) < 2:
+            raise InputError("compare measures distances between sets of images: give every data set at least two")
+        translate = self.run.config.translate
+        if "sgg_ptl" in c.methods and (translate.guide, translate.guidance) != ("adapted", "sgg"):
+            raise InputError(
+                "compare: sgg_ptl is SGG under the guide of PTL: set config.translate.guidance to sgg and "
+                "config.translate.guide to adapted, or leave it out of config.compare.methods"
+            )
+        for name in c.methods:
             if name not in METHODS:
                 raise InputError(f"config.compare.methods has {name!r}: choose from {', '.join(METHODS)}")
-            field = METHODS[name].candidates
-            if field and len(run.config.compare[field]) > 1 and run.datasets["val"] is None:
-                raise InputError(f"config.compare.{field} has several candidates, and no config.data.val to choose on")
-        if "oracle" in run.config.compare.methods and run.datasets["judge"] is None:
-            raise InputError("compare: oracle trains on labelled target images: name them in config.data.judge")
+            self._check_candidates(name, METHODS[name].candidates)
+
+    def _check_candidates(self, method: str, field: str) -> None:
+        c = self.run.config.compare
+        if not field:
+            return
+        if not c[field]:
+            raise InputError(f"config.compare.{field} is empty: give {method} at least one")
+        if len(c[field]) > 1 and self.run.datasets["val"] is None:
+            raise InputError(f"config.compare.{field} has several candidates, and no config.data.val to choose on")
+        total = self.run.config.denoiser.total
+        for depth in c.sdedit_depths:
+            if not isinstance(depth, int) or not 1 <= depth <= total:
+                raise InputError(f"config.compare.sdedit_depths has {depth!r}: a depth lies in 1..{total}")
+        for beta in c.fda_betas:
+            if not isinstance(beta, int | float) or not 0 <= beta <= 0.5:
+                raise InputError(f"config.compare.fda_betas has {beta!r}: a share of the image's side lies in 0..0.5")
 
     def wanted(self) -> list[tuple[str, int]]:
         """(method, seed) of every row that the config asks for, cheap to judge first: seed after seed."""
@@ -56,9 +91,9 @@ class Comparison:
         return [(method, int(seed)) for seed in c.seeds for method in METHODS if method in c.methods]
 
     def rows(self) -> list[dict[str, Any]]:
-        """All finished rows of those that are wanted."""
-        paths = [self.directory / f"{method}-{seed}.json" for method, seed in self.wanted()]
-        return [read_json(path) for path in paths if path.exists()]
+        """All finished rows, also of methods and seeds that an earlier command asked for; seed after seed."""
+        found = [read_json(path) for name in METHODS for path in self.directory.glob(f"{name}-[0-9]*.json")]
+        return sorted(found, key=lambda row: (row["seed"], list(METHODS).index(row["method"])))
 
     def finish(self, method: str, seed: int) -> None:
         """Makes one row if it is not there yet."""
@@ -82,10 +117,11 @@ class Comparison:
             "setting": setting,
             "images": len(dataset),
             "translations": self._translations(run, method, setting),
+            "commit": commit(),
         }
 
     def _setting(self, method: str) -> Any:
-        """A baseline's own setting: the best of its candidates on data.val, by the student of the first seed."""
+        """A baseline's own setting: the best of its candidates on data.val, by the student of the config's seed."""
         field = METHODS[method].candidates
         if not field:
             return None
@@ -94,11 +130,10 @@ class Comparison:
             return candidates[0]
         path = self.directory / f"{method}.json"
         found = {str(entry["setting"]): entry for entry in read_json(path)} if path.exists() else {}
-        run = self.run.with_seed(int(self.run.config.compare.seeds[0]))
         for setting in candidates:
             if str(setting) not in found:
-                dataset = self._images(run, method, setting)
-                student = run.segmenter(self._student(run, method, setting, dataset))
+                dataset = self._images(self.run, method, setting)
+                student = self.run.segmenter(self._student(self.run, method, setting, dataset))
                 miou = self._score(student, "val", f"{method}, {field[:-1]} {setting} on val")["miou"]
                 found[str(setting)] = {"setting": setting, "val_miou": miou}
                 write_json(path, list(found.values()))
@@ -125,6 +160,12 @@ class Comparison:
         plain = not METHODS[method].augmented
         return fit_segmenter(run, "student", dataset, "student", label=label, place=place, plain=plain)
 
+    @property
+    def _test(self) -> Dataset:
+        test = self.run.datasets["test"]
+        assert test is not None
+        return test
+
     def _score(self, student: Any, role: str, label: str) -> dict[str, Any]:
         dataset = self.run.datasets[role]
         assert dataset is not None
@@ -136,6 +177,8 @@ class Comparison:
         """How far the judge finds the labels in the images, and how far its features are from the target's."""
         if self.run.datasets["judge"] is None:
             return {"agreement": None, "distance": None, "kid": None}
+        if method == "oracle":  # what real images that the judge has not seen score: the best there is to reach
+            dataset = self._test
         size, todo = self.run.config.evaluate.batch_size, range(len(dataset))
         agreement = summary(score(self.run.judge(), dataset, todo, size, self.run.mesh), self.run.names)["miou"]
         found = descriptions(self._features, (dataset[i].image for i in todo), size, self.run.mesh)
@@ -177,15 +220,17 @@ def write_comparison(run: Experiment, rows: list[dict[str, Any]]) -> None:
     """compare.json, compare.md and compare.csv of the rows so far."""
     record = {
         "rows": rows,
-        "commit": commit(),
+        "commit": ", ".join(sorted({row["commit"] for row in rows})),
         "command": run.command,
         "versions": {
             "python": sys.version.split()[0],
             **{name: version(name) for name in ("jax", "flax", "optax", "numpy")},
         },
+        "features": FEATURES,
     }
     write_json(run.workdir / "compare.json", record)
-    write_text(run.workdir / "compare.md", markdown(rows) + "\n")
+    note = f"Distances are those of features: {FEATURES}. The oracle's agreement and distances are real test images'."
+    write_text(run.workdir / "compare.md", f"{markdown(rows)}\n\n{note}\n")
     write_text(run.workdir / "compare.csv", csv(rows))
 
 

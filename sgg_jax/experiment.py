@@ -1,5 +1,6 @@
 """config -> objects. Below main.py a config is read here, in roles.py (data sets) and by the stages; nowhere deeper."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from functools import cached_property
@@ -62,6 +63,9 @@ class Experiment:
         record = json.loads(json.dumps(self.config.to_dict()))
         for free in ("methods", "seeds"):  # a comparison may grow
             del record["compare"][free]
+        if self.config.denoiser.weights:
+            content = locate(self.config.denoiser.weights).read_bytes()
+            record["denoiser"]["weights_sha256"] = hashlib.sha256(content).hexdigest()
         claim(self.workdir, {**record, "streets_version": streets.VERSION})
 
     def check(self) -> None:
@@ -72,6 +76,7 @@ class Experiment:
         for name, value in (("denoiser.total", c.denoiser.total), ("translate.microbatch", c.translate.microbatch)):
             if value < 1:
                 raise InputError(f"config.{name} is {value}: it must be at least 1")
+        self._check_guidance()
         for section in ("translate", "evaluate"):
             devices.check_batch(c[section].batch_size, self.mesh, f"config.{section}.batch_size")
         for section in ("denoiser", "segmenter", "adapt", "student"):
@@ -93,6 +98,19 @@ class Experiment:
         if self.config.denoiser.weights:
             self._check_given_weights()
 
+    def _check_guidance(self) -> None:
+        """InputError for numbers of guides and guidance that mean nothing, or the opposite."""
+        c = self.config.translate
+        least = {f"translate.{name}": c[name] for name in ("scale", "clip_ratio", "blur", "chroma", "limit", "eta")}
+        least |= {f"guide.{name}": value for name, value in self.config.guide.items()}
+        for name, value in least.items():
+            if not value >= 0:
+                raise InputError(f"config.{name} is {value}: it must be at least 0")
+        if self.config.guide.diffuse >= 1:
+            raise InputError(f"config.guide.diffuse is {self.config.guide.diffuse}: a share of noise lies below 1")
+        if len(c.interval) != 2 or not 0 <= c.interval[0] < c.interval[1] <= 1:
+            raise InputError(f"config.translate.interval is {tuple(c.interval)}: give (low, high) within 0..1")
+
     def _check_given_weights(self) -> None:
         """InputError where config.denoiser is not what the given weights were trained as, or on."""
         c, target = self.config.denoiser, self.config.data.target.name
@@ -108,6 +126,11 @@ class Experiment:
             raise InputError(
                 f"{path} was trained on streets version {story['streets_version']}, these are version "
                 f"{streets.VERSION}: set config.denoiser.weights to '' to train anew"
+            )
+        if c.weights in SHIPPED and tuple(story["size"]) != tuple(self.config.data.size):
+            raise InputError(
+                f"config.denoiser.weights is {c.weights!r}, trained at {tuple(story['size'])}, and config.data.size is "
+                f"{tuple(self.config.data.size)}: set config.denoiser.weights to '' to train at your size"
             )
         trained = story.get("denoiser", {})
         for name in ("prediction", "schedule", "total"):

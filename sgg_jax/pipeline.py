@@ -60,8 +60,10 @@ LOOKING = ("evaluate", "report")
 
 
 def made(run: Experiment) -> list[str]:
-    """Finished stages that make something."""
-    return [name for name in run.stages.finished() if name not in LOOKING]
+    """Finished stages that make something, and the rows of the comparison, which may grow."""
+    compared = run.stages.result("compare") or {"rows": []}
+    names = [name for name in run.stages.finished() if name not in LOOKING]
+    return names + [f"compare: {method}, seed {seed}" for method, seed in compared["rows"]]
 
 
 def is_finished(run: Experiment, name: str) -> bool:
@@ -91,6 +93,8 @@ def run_stage(run: Experiment, name: str) -> None:
 
 def run_all(run: Experiment) -> None:
     """Says what is to be done and how long it takes, then does it."""
+    if "compare" in stages(run):
+        Comparison(run)  # what is wrong with its settings is told before hours of work
     unfinished = [name for name in stages(run) if not is_finished(run, name)]
     if unfinished:
         say(

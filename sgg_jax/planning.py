@@ -16,6 +16,7 @@ from sgg_jax.data.dataset import VOID, Dataset
 from sgg_jax.experiment import Experiment
 from sgg_jax.report.pictures import png_bytes
 from sgg_jax.report.tables import text_table
+from sgg_jax.results import HELD_OUT_LEVELS, SAMPLE_STEPS, SAMPLES
 
 KEPT = 2  # checkpoints (see Checkpoints); each holds parameters, EMA twice, and two moments of Adam
 ARRAYS_PER_CHECKPOINT = 5
@@ -102,7 +103,8 @@ def _stage_rows(run: Experiment, calibration: Calibration, stage: str) -> list[R
     c = run.config
     source, target, judge, test = run.source, run.target, run.datasets["judge"], run.datasets["test"]
     if stage == "train_denoiser":
-        return [] if c.denoiser.weights else [_training(calibration, stage, "denoiser", target, 1)]
+        rows = [_looking(calibration)]
+        return rows if c.denoiser.weights else [_training(calibration, stage, "denoiser", target, 1), *rows]
     if stage == "train_segmenter":
         return [_training(calibration, stage, "segmenter", source, 1 if judge is None else 2)]
     if stage == "train_student":
@@ -173,6 +175,17 @@ def _comparison_rows(calibration: Calibration) -> list[Row]:
     if depths := list(c.adapt.depths) * work.adapted + [c.translate.depth] * work.guided:
         rows.append(_translation(calibration, "compare: guided", depths, images, guided=True))
     return rows
+
+
+def _looking(calibration: Calibration) -> Row:
+    """Held-out loss and samples of the denoiser, at the speed of an unguided reverse step."""
+    run = calibration.run
+    held_out = run.datasets["val"] or run.datasets["test"]
+    passes = len(HELD_OUT_LEVELS) * (len(held_out) if held_out else 0) + SAMPLES[0] * SAMPLES[1] * min(
+        SAMPLE_STEPS, run.config.denoiser.total
+    )
+    seconds = passes / run.config.translate.batch_size * calibration.translation_step(run.method("none"))
+    return Row("train_denoiser: a look", passes, 0.0, passes * calibration.flops("denoiser"), seconds)
 
 
 def _training(calibration: Calibration, title: str, section: str, dataset: Dataset, runs: int) -> Row:

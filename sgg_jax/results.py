@@ -9,6 +9,13 @@ from sgg_jax.data.writer import open_export
 from sgg_jax.experiment import Experiment
 from sgg_jax.report.tables import text_table
 
+HELD_OUT_LEVELS = (0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
+"""Noise levels of the denoiser's held-out loss, as shares of the whole process."""
+SAMPLES, SAMPLE_STEPS = (2, 4), 50
+"""Rows and columns of the denoiser's unconditional samples; reverse steps that make them."""
+FEATURES = "the judge's deepest layer, averaged over the image"
+"""From what the comparison's distances are taken."""
+
 
 def adapted_place(run: Experiment) -> str:
     """Directory of PTL's last guide, below the run's."""
@@ -23,7 +30,7 @@ def networks(run: Experiment) -> dict[str, str]:
         "student on translations": ("student", "train_student"),
     }
     if run.datasets["judge"] is not None:
-        stages["target labels (oracle)"] = ("judge", "train_segmenter")
+        stages["judge (target labels)"] = ("judge", "train_segmenter")
     return {title: place for title, (place, stage) in stages.items() if run.stages.result(stage) is not None}
 
 

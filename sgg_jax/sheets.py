@@ -13,13 +13,14 @@ from sgg_jax.evaluation import predictions
 from sgg_jax.experiment import Experiment
 from sgg_jax.report.comparison import TITLES
 from sgg_jax.report.pictures import colorize, save, sheet
-from sgg_jax.results import adapted_place, compared, networks
+from sgg_jax.results import SAMPLE_STEPS, SAMPLES, adapted_place, compared, networks
 from sgg_jax.schedule import respace
 from sgg_jax.translation import Look, trace, translate
 
 
-def sample_sheet(run: Experiment, rows: int = 2, columns: int = 4) -> None:
+def sample_sheet(run: Experiment) -> None:
     """denoiser/samples.png: unconditional samples, pure noise denoised by the configured sampler at full depth."""
+    rows, columns = SAMPLES
     count = -(-rows * columns // run.mesh.size) * run.mesh.size
     grey = np.full((count, *run.source.size, 3), 127, np.uint8)  # hidden by the noise at full depth
     total = run.config.denoiser.total
@@ -27,7 +28,7 @@ def sample_sheet(run: Experiment, rows: int = 2, columns: int = 4) -> None:
     networks = replicate((run.denoiser(), run.segmenter(run.segmenter_network()[1])), run.mesh)
     images, _ = translate(
         *networks,
-        respace(run.betas, total, min(50, total)),
+        respace(run.betas, total, min(SAMPLE_STEPS, total)),
         grey,
         np.zeros(grey.shape[:3], np.uint8),
         jnp.arange(count),

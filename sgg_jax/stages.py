@@ -26,7 +26,7 @@ from sgg_jax.experiment import Experiment
 from sgg_jax.pretrained import locate, read_story, save_weights
 from sgg_jax.progress import Progress, track
 from sgg_jax.records import write_json
-from sgg_jax.results import adapted_place, compared, curve_rows, networks, score_tables
+from sgg_jax.results import HELD_OUT_LEVELS, adapted_place, compared, curve_rows, networks, score_tables
 from sgg_jax.sheets import sample_sheet
 from sgg_jax.summary_page import write_report
 from sgg_jax.training import fit
@@ -35,10 +35,6 @@ from sgg_jax.types import Params
 
 Stage = Callable[[Experiment], dict[str, Any]]
 """Does its work, or the rest of it, and returns what is worth recording."""
-
-
-HELD_OUT_LEVELS = (0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
-"""Noise levels of the held-out loss, as shares of the whole process."""
 
 
 def say(text: str) -> None:

@@ -12,11 +12,9 @@ from sgg_jax.report import comparison
 from sgg_jax.report.page import Picture, Section, Settings, Svg, Table, page, write_page
 from sgg_jax.report.pictures import save
 from sgg_jax.report.plots import class_bars, curves
-from sgg_jax.results import agreement_rows, curve_rows, network_rows
+from sgg_jax.results import FEATURES, agreement_rows, curve_rows, network_rows
 from sgg_jax.sheets import gallery_sheet, prediction_sheet, strip_sheet, traces, translation_sheet
 from sgg_jax.translation import Look
-
-JUDGE = "the judge's deepest layer, averaged over the image"
 
 
 def write_report(run: Experiment) -> Path:
@@ -25,7 +23,7 @@ def write_report(run: Experiment) -> Path:
     sections = []
     if run.stages.result("compare") is not None:
         rows = read_json(run.workdir / "compare.json")["rows"]
-        sections += [comparison.section(rows, run.names, JUDGE), _gallery_section(run, rows)]
+        sections += [comparison.section(rows, run.names, FEATURES), _gallery_section(run, rows)]
     if scores["networks"]:
         sections.append(_scores_section(run, scores))
     if run.stages.result("translate") is not None:

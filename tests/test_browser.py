@@ -3,7 +3,6 @@
 Chromium is driven over its DevTools pipe, in which messages are JSON that ends in a zero byte: no further library.
 """
 
-import base64
 import json
 import os
 import select
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,12 +109,6 @@ class Browser:
         yield from self.of("Runtime.exceptionThrown")
         yield from (e for e in self.of("Runtime.consoleAPICalled") if e["type"] in ("error", "warning", "assert"))
         yield from (e for e in self.of("Log.entryAdded") if e["entry"]["level"] in ("error", "warning"))
-
-    def screenshot(self, path):
-        """The whole page as it is now, as a PNG."""
-        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        data = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip={**size, "scale": 1})["data"]
-        Path(path).write_bytes(base64.b64decode(data))
 
 
 @contextmanager

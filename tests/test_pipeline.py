@@ -63,7 +63,7 @@ def test_every_stage_leaves_its_files(finished):
     assert json.loads((finished / "config.json").read_text())["data"]["size"] == [16, 32]
     scores = json.loads((finished / "scores.json").read_text())
     assert set(scores["networks"]) == {
-        "first guide (source only)", "PTL's last guide", "student on translations", "target labels (oracle)"
+        "first guide (source only)", "PTL's last guide", "student on translations", "judge (target labels)"
     }  # fmt: skip
     assert scores["agreement"]["guided"]["images"] == scores["agreement"]["unguided"]["images"] == 5
     page = (finished / "report.html").read_text()
@@ -73,7 +73,6 @@ def test_every_stage_leaves_its_files(finished):
         "denoiser/samples.png",
         "pictures/translations.png",
         "pictures/predictions.png",
-        "pictures/gallery.png",
         "pictures/steps.png",
     ):
         with Image.open(finished / name) as picture:
@@ -114,7 +113,7 @@ def test_scoring_early_does_not_end_scoring(tmp_path):
     main("evaluate", config, tmp_path)
     main("report", config, tmp_path)
     assert set(json.loads((tmp_path / "scores.json").read_text())["networks"]) == {
-        "first guide (source only)", "target labels (oracle)"
+        "first guide (source only)", "judge (target labels)"
     }  # fmt: skip
     main("run", config, tmp_path)
     assert "student on translations" in json.loads((tmp_path / "scores.json").read_text())["networks"]
@@ -202,6 +201,11 @@ def test_stages_out_of_order_are_refused(tmp_path):
         (lambda c: c.translate.update(microbatch=0), "microbatch is 0"),
         (lambda c: c.data.test.update(name="folder"), "config.data.test.folder: "),
         (lambda c: c.data.test.update(name="nothing"), "data.test.name"),
+        (lambda c: c.translate.update(clip_ratio=-1.0), "translate.clip_ratio is -1.0: it must be at least 0"),
+        (lambda c: c.translate.update(blur=-1.0), "translate.blur is -1.0"),
+        (lambda c: c.translate.update(interval=(0.5,)), "translate.interval is"),
+        (lambda c: c.guide.update(diffuse=2.0), "guide.diffuse is 2.0"),
+        (lambda c: c.guide.update(recolor=float("nan")), "guide.recolor is nan"),
         (lambda c: c.denoiser.update(weights="nowhere"), "config.denoiser.weights is 'nowhere', and there is no such"),
         (lambda c: c.denoiser.update(weights="streets"), "does not fit config.denoiser: for "),
         (lambda c: c.denoiser.update(prediction="x"), "choose one of eps, v"),

@@ -86,5 +86,7 @@ def test_the_comparisons_work_is_counted(run):
 
 def test_a_given_denoiser_costs_no_training(run):
     run.config.denoiser.weights = "streets"
-    assert plan(run, ["train_denoiser"]).rows == []
+    (row,) = plan(run, ["train_denoiser"]).rows
+    assert row.stage == "train_denoiser: a look"
+    assert row.denoiser_passes == 13 * 4 + 8 * 50  # levels of 4 validation images, samples of 50 steps
     assert planning.disk(run, ["train_denoiser"]) == 0

@@ -50,3 +50,23 @@ class Dataset(Protocol):
         ...
 
     def __getitem__(self, index: int) -> Example: ...
+
+
+class First:
+    """The first `count` examples of a data set, or all where it has fewer."""
+
+    def __init__(self, dataset: Dataset, count: int) -> None:
+        self.classes, self.size, self.labelled = dataset.classes, dataset.size, dataset.labelled
+        self._dataset, self._count = dataset, min(count, len(dataset))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def name(self, index: int) -> str:
+        return self._dataset.name(range(self._count)[index])
+
+    def image_id(self, index: int) -> int:
+        return self._dataset.image_id(range(self._count)[index])
+
+    def __getitem__(self, index: int) -> Example:
+        return self._dataset[range(self._count)[index]]

@@ -125,15 +125,18 @@ def section(rows: Sequence[Row], names: Sequence[str], features: str) -> Section
 def _table(rows: Sequence[Row], features: str) -> Table:
     """The summary with the best of every column marked."""
     header, lines = summary(rows)
-    # The oracle saw the labels: in brackets its mIoU is no number that competes.
+    # The oracle saw the labels, and its images are real: in brackets its numbers do not compete.
+    competing = [name in _GOALS for name in header]
     lines = [
-        [title, f"({miou})" if miou and title == TITLES["oracle"] else miou, *cells] for title, miou, *cells in lines
-    ]
+        [f"({cell})" if cell and goal and line[0] == TITLES["oracle"] else cell
+         for cell, goal in zip(line, competing, strict=True)]
+        for line in lines
+    ]  # fmt: skip
     caption = (
         f"mIoU on the target's test images of a network trained on each method's images; {_over(rows)}. "
         "Gap closed: how much of the way from no translation to the oracle, which is trained with the target's labels "
         "and does not compete. Agreement: mIoU of what the judge sees in the translated images, or the source images "
-        "as they are, against their labels. "
+        "as they are, against their labels; the oracle's is that of real test images, and so are its distances. "
         f"Fréchet distance and KID to the target's images, less is better; features: {features}."
     )
     return Table(header, lines, caption, _GOALS)
