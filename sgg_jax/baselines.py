@@ -68,6 +68,12 @@ def color_transfer(image: np.ndarray, target: ColorStatistics) -> np.ndarray:
     return to_uint8(255 * lab_to_rgb((lab - mean) * scale + target.mean))
 
 
+def grey(image: np.ndarray) -> np.ndarray:
+    """The image's luma (Rec. 601) in all three channels. uint8 [H,W,3] -> uint8 [H,W,3]."""
+    luma = np.round(image @ np.array([0.299, 0.587, 0.114]))
+    return np.repeat(luma[..., None], 3, axis=-1).astype(np.uint8)
+
+
 def fda(image: np.ndarray, target: np.ndarray, beta: float) -> np.ndarray:
     """The image with the target's amplitudes at low frequencies, its own phases. Two [H,W,3] uint8 -> [H,W,3] uint8.
 

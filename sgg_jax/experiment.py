@@ -16,9 +16,10 @@ from ml_collections import ConfigDict
 
 from sgg_jax import devices, guidance, sampling, schedule
 from sgg_jax.augmentation import NONE, Strength
+from sgg_jax.baselines import grey
 from sgg_jax.checkpoints import load_weights
 from sgg_jax.data import streets
-from sgg_jax.data.dataset import Dataset
+from sgg_jax.data.dataset import Dataset, Painted
 from sgg_jax.data.loader import label_histogram
 from sgg_jax.errors import InputError
 from sgg_jax.models import DENOISERS, SEGMENTERS, Apply, build
@@ -33,6 +34,8 @@ from sgg_jax.workdir import Stages, claim
 
 STREAMS = ("denoiser", "source", "judge", "adapt", "student")
 """What has a seed of its own."""
+STARTS = {"image": None, "grey": grey}
+"""What may be done to source images before they are noised, by name."""
 GUIDES = ("source", "adapt")
 """Streams of the segmenters that guide."""
 
@@ -88,6 +91,7 @@ class Experiment:
             self.schedule(depth)
         _ = self.method(), self.strength("source"), self.strength("student"), self.denoiser_constants()
         choose({"adapted": 0, "source": 0}, self.config.translate.guide, "translate.guide")
+        _ = self.start
         image = jax.ShapeDtypeStruct((1, *self.config.data.size, 3), jnp.float32)
         step = jax.ShapeDtypeStruct((1,), jnp.int32)
         try:
@@ -160,6 +164,12 @@ class Experiment:
         dataset = self.datasets["target"]
         assert dataset is not None
         return dataset
+
+    @property
+    def start(self) -> Dataset:
+        """The source as translations start from it, before noise."""
+        paint = choose(STARTS, self.config.translate.start, "translate.start")
+        return self.source if paint is None else Painted(self.source, paint)
 
     @property
     def names(self) -> list[str]:

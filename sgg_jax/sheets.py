@@ -122,7 +122,8 @@ def traces(run: Experiment, count: int) -> dict[str, list[Look]]:
     place = "source" if run.config.translate.guide == "source" else adapted_place(run)
     count = min(count, len(run.source))
     examples = [run.source[index] for index in range(count)]
-    image, labels = np.stack([e.image for e in examples]), np.stack([e.known_labels() for e in examples])
+    image = np.stack([run.start[index].image for index in range(count)])
+    labels = np.stack([example.known_labels() for example in examples])
     ids = np.array([run.source.image_id(index) for index in range(count)], np.int32)
     guide, schedule = run.segmenter(run.segmenter_params(place)), run.schedule(run.config.translate.depth)
     return {

@@ -155,7 +155,7 @@ def translate_into(
             run.denoiser(),
             run.segmenter(guide),
             schedule,
-            source,
+            run.start,
             todo,
             run.knobs,
             batch_size=run.config.translate.batch_size,
@@ -190,7 +190,8 @@ def adapt(run: Experiment) -> dict[str, Any]:
         return translate_into(run, directory, guide, depth, run.method(), len(run.source), label)
 
     def fine_tune(directory: Path, guide: Params, translated: Dataset, label: str) -> Params:
-        return fit_segmenter(run, "adapt", translated, "adapt", label=label, place=directory, start=guide)
+        start = None if run.config.adapt.fresh else guide
+        return fit_segmenter(run, "adapt", translated, "adapt", label=label, place=directory, start=start)
 
     depths = tuple(run.config.adapt.depths)
     ptl.adapt(run.workdir / "adapt", run.segmenter_params("source"), depths, translate_round, fine_tune)

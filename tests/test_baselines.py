@@ -11,6 +11,7 @@ from sgg_jax.baselines import (
     color_statistics,
     color_transfer,
     fda,
+    grey,
     lab_to_rgb,
     periods,
     rgb_to_lab,
@@ -234,3 +235,11 @@ def test_fda_says_what_does_not_fit():
     for beta in (-0.01, 0.51, float("nan")):
         with pytest.raises(ValueError, match="beta"):
             fda(image, image, beta)
+
+
+def test_grey_is_pillows_luma():
+    image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    luma = np.asarray(Image.fromarray(image).convert("L")).astype(int)  # ITU-R 601-2, in whole numbers
+    found = grey(image).astype(int)
+    assert found.shape == image.shape and np.ptp(found, axis=-1).max() == 0
+    assert np.abs(found[..., 0] - luma).max() <= 1

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from configs import folders, quick
-from sgg_jax import pipeline
+from sgg_jax import pipeline, stages
 from sgg_jax.data.writer import open_export
 from sgg_jax.errors import InputError
+from sgg_jax.experiment import Experiment
 from sgg_jax.pipeline import main
 from sgg_jax.pretrained import read_story
 from sgg_jax.translation import translate, translate_all
@@ -150,7 +151,7 @@ def test_a_changed_config_is_refused_with_the_fields(finished):
     config.data.source.streets.count = 5
     with pytest.raises(InputError) as refusal:
         main("run", config, finished)
-    assert "translate.depth: 500 there, 444 now" in str(refusal.value)
+    assert "translate.depth: 700 there, 444 now" in str(refusal.value)
     assert "data.source.streets.count: 6 there, 5 now" in str(refusal.value)
     assert "seed" not in str(refusal.value)
 
@@ -270,3 +271,26 @@ def test_weights_of_one_run_serve_another(finished, tmp_path, capsys):
         InputError, match=r"trained with denoiser.prediction = 'v', config.denoiser.prediction is 'eps'"
     ):
         main("train_denoiser", config, tmp_path / "other")
+
+
+def test_variants_of_ptl_and_of_the_start(finished, tmp_path):
+    """Grey starts take the colour out; fresh rounds do not start from the guide, and resume like the others."""
+    run = Experiment(tiny(), finished)
+    run.config.translate.start = "grey"
+    example, grey = run.source[0], run.start[0]
+    assert (grey.labels == example.labels).all() and np.ptp(grey.image.astype(int), axis=-1).max() == 0
+    assert (run.start.name(0), run.start.image_id(0), len(run.start)) == (run.source.name(0), run.source.image_id(0), 6)
+    first_losses = []
+    for fresh in (False, True):
+        config = tiny()
+        config.translate.start = "grey"
+        config.adapt.fresh = fresh
+        workdir = tmp_path / str(fresh)
+        shutil.copytree(finished / "source", workdir / "source")
+        shutil.copytree(finished / "denoiser", workdir / "denoiser")
+        stages.adapt(Experiment(config, workdir))
+        lines = (workdir / "adapt" / "round1" / "metrics.jsonl").read_text().splitlines()
+        first_losses.append(json.loads(lines[0])["loss"])
+    assert files(tmp_path / "False" / "adapt" / "round1") == files(tmp_path / "True" / "adapt" / "round1")
+    assert files(tmp_path / "True" / "adapt" / "round1") != files(finished / "adapt" / "round1")
+    assert first_losses[0] != first_losses[1]

@@ -1,5 +1,6 @@
 """What every data set of the project is: a sequence of examples with stable names and integer ids."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -70,3 +71,19 @@ class First:
 
     def __getitem__(self, index: int) -> Example:
         return self._dataset[range(self._count)[index]]
+
+
+class Painted:
+    """A data set whose images are painted over; all else stays."""
+
+    def __init__(self, dataset: Dataset, paint: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.classes, self.size, self.labelled = dataset.classes, dataset.size, dataset.labelled
+        self.name, self.image_id = dataset.name, dataset.image_id
+        self._dataset, self._paint = dataset, paint
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self._dataset[index]
+        return Example(self._paint(example.image), example.labels)
