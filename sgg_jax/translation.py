@@ -125,29 +125,37 @@ def trace(
     """The very steps of `translate` on one device, one by one: a Look before each, and the last image [B,H,W,3]."""
     keys = image_keys(jnp.asarray(knobs.seed), jnp.asarray(image_id))
     given = jnp.asarray(labels).astype(jnp.int32)
-
-    @jax.jit
-    def look(x: Array, row: Step) -> tuple[Array, Array]:
-        eps = denoiser(x, jnp.broadcast_to(row.step, x.shape[:1]))
-        predicted = jnp.clip(predict_image(row, x, eps), -knobs.limit, knobs.limit)
-        surprise = jax.vmap(lambda one, y: -log_likelihood(segmenter(one[None]), y[None]))(predicted, given)
-        return predicted, surprise / jnp.maximum(jnp.sum(given != VOID, axis=(1, 2)), 1)
-
-    @jax.jit
-    def step(x: Array, one: NoiseSchedule) -> Array:
-        pairs = present_pairs(given, jax.eval_shape(segmenter, x).shape[-1], method.microbatch)
-        numbers = (jnp.float32(knobs.scale), jnp.float32(knobs.fill), jnp.float32(knobs.limit))
-        return chain(denoiser, segmenter, method.guidance, method.reverse, one, x, given, pairs, keys, *numbers)[0]
-
     deepest = schedule.row(int(schedule.count) - 1)
     x = add_noise(deepest, to_float(jnp.asarray(image)), step_noise(keys, 0, image.shape[1:]))
     looks = []
     for index in reversed(range(int(schedule.count))):
         row = schedule.row(index)
-        predicted, cross_entropy = look(x, row)
+        predicted, cross_entropy = _look(denoiser, segmenter, row, x, given, knobs)
         looks.append(Look(int(row.step), np.asarray(x), np.asarray(predicted), np.asarray(cross_entropy)))
-        x = step(x, schedule.only(index))
+        x = _step(denoiser, segmenter, schedule.only(index), x, given, keys, knobs, method=method)
     return looks, np.asarray(x)
+
+
+@jax.jit
+def _look(
+    denoiser: Denoiser, segmenter: Segmenter, row: Step, x: Array, labels: Array, knobs: Knobs
+) -> tuple[Array, Array]:
+    """x0-hat at x, and the cross-entropy of the labels in it, nats a known pixel [B]."""
+    eps = denoiser(x, jnp.broadcast_to(row.step, x.shape[:1]))
+    predicted = jnp.clip(predict_image(row, x, eps), -knobs.limit, knobs.limit)
+    surprise = jax.vmap(lambda one, y: -log_likelihood(segmenter(one[None]), y[None]))(predicted, labels)
+    return predicted, surprise / jnp.maximum(jnp.sum(labels != VOID, axis=(1, 2)), 1)
+
+
+@partial(jax.jit, static_argnames="method")
+def _step(
+    denoiser: Denoiser, segmenter: Segmenter, one: NoiseSchedule, x: Array, labels: Array, keys: Array, knobs: Knobs,
+    *, method: Method,
+) -> Array:  # fmt: skip
+    """The chain over a schedule of one row."""
+    pairs = present_pairs(labels, jax.eval_shape(segmenter, x).shape[-1], method.microbatch)
+    numbers = (jnp.float32(knobs.scale), jnp.float32(knobs.fill), jnp.float32(knobs.limit))
+    return chain(denoiser, segmenter, method.guidance, method.reverse, one, x, labels, pairs, keys, *numbers)[0]
 
 
 @dataclass(frozen=True)

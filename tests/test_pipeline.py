@@ -151,7 +151,7 @@ def test_a_changed_config_is_refused_with_the_fields(finished):
     config.data.source.streets.count = 5
     with pytest.raises(InputError) as refusal:
         main("run", config, finished)
-    assert "translate.depth: 700 there, 444 now" in str(refusal.value)
+    assert "translate.depth: 500 there, 444 now" in str(refusal.value)
     assert "data.source.streets.count: 6 there, 5 now" in str(refusal.value)
     assert "seed" not in str(refusal.value)
 
