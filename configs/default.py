@@ -137,15 +137,15 @@ def get_config() -> ConfigDict:
             eta=0.0,  # stochasticity of ddim: 0 none, 1 as ddpm
             limit=1.0,  # bound on the predicted clean image, in [-1,1] units; float("inf") for none
             guidance="sgg",  # "none", "gsg" (global), "lcg" (local), "sgg" (alternating)
-            # On streets, one seed: students of 128 images 38.5 mIoU where g looks at x0-hat (clip_ratio 0.5), 34.5 where it
-            # looks at x_k (clip_ratio 1), unguided 35.9 (docs/results.md).
+            # On streets, one seed: students of 128 images 38.5 mIoU where g looks at x0-hat (clip_ratio 0.5), 34.5
+            # where it looks at x_k (clip_ratio 1), unguided 35.9 (docs/results.md).
             look="denoised",  # where g looks: "noisy" (x_k, the paper), "denoised" (x0-hat), "through_denoiser"
             scale=1.0,  # lambda; cross-entropy is summed over pixels
             fill=0.0,  # what hides the other classes from lcg, in [-1,1]; 0 is mid-grey
             blur=0.0,  # sigma of a Gaussian that smooths the gradient, pixels; 0 for none
             chroma=1.0,  # share of the gradient's colour that is kept; 0 guides brightness alone
             normalize=False,  # scale each gradient to a guidance-to-noise ratio of 1 first: then `scale` is the ratio
-            # Largest guidance-to-noise ratio before `scale`, 0 for no limit: the first gradients are many times the noise.
+            # Largest guidance-to-noise ratio before `scale`, 0 for no limit: the first are many times the noise.
             clip_ratio=0.5,
             interval=(0.0, 1.0),  # guide only at steps low * N <= k < high * N
             batch_size=16,  # images at once, over all devices
