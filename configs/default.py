@@ -72,6 +72,7 @@ def get_config() -> ConfigDict:
         dict(
             # Weights to use: "streets" (shipped, sgg_jax/shipped/), a .safetensors file, or "" to train from scratch.
             weights="streets",
+            start="",  # weights that training starts from, named likewise; "" for fresh ones
             network="unet",
             unet=dict(
                 widths=(48, 96, 128),  # channels by resolution, halving from H/patch down
@@ -150,7 +151,7 @@ def get_config() -> ConfigDict:
             interval=(0.0, 1.0),  # guide only at steps low * N <= k < high * N
             batch_size=16,  # images at once, over all devices
             microbatch=16,  # (image, class) pairs that lcg's segmenter sees at once, on each device
-            compare=64,  # images that are also translated unguided, to compare; 0 for none
+            unguided=64,  # images that are also translated unguided, to compare; 0 for none
         )
     )
 
@@ -172,7 +173,7 @@ def get_config() -> ConfigDict:
         dict(  # methods side by side: same student, same budget, same judge (sgg_jax/comparison.py)
             methods=("none_plain", "none", "color", "fda", "sdedit", "gsg", "lcg", "sgg", "sgg_ptl", "oracle"),
             seeds=(0, 1, 2),
-            # Candidates of the baselines' own settings: the best on data.val for the first seed is used for all.
+            # Candidates of the baselines' own settings: the best on data.val for config.seed is used for all.
             sdedit_depths=(200, 300, 400, 500),
             fda_betas=(0.01, 0.05, 0.1),
         )

@@ -26,7 +26,7 @@ def get_config():
     config.denoiser.training.learning_rate = 2e-3
     config.translate.steps = 8
     config.translate.depth = 500
-    config.translate.compare = 48
+    config.translate.unguided = 48
     config.adapt.depths = (300, 500)
     config.compare.methods = ("none", "sdedit", "sgg_ptl", "oracle")
     config.compare.seeds = (0,)

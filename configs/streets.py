@@ -16,7 +16,7 @@ def get_config():
     for recipe, steps in ((config.segmenter, 600), (config.adapt, 120), (config.student, 450)):
         recipe.training.steps = steps
     config.translate.steps = 12
-    config.translate.compare = 32
+    config.translate.unguided = 32
     config.compare.methods = ("none", "sdedit", "sgg_ptl", "oracle")
     config.compare.seeds = (0,)
     config.compare.sdedit_depths = (400,)

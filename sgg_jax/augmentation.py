@@ -39,10 +39,10 @@ def augment(key: Array, image: Image, labels: Labels, strength: Strength) -> tup
     keys = jax.random.split(key, image.shape[0])
 
     def one(key: Array, image: Array, labels: Array) -> tuple[Array, Array]:
-        geometry, color, noise = jax.random.split(key, 3)
+        geometry, color, noise, classes = jax.random.split(key, 4)
         image, labels = warp(geometry, image, labels, strength)
         if strength.recolor:
-            image = recolor(jax.random.fold_in(key, 1), image, labels, strength.recolor)
+            image = recolor(classes, image, labels, strength.recolor)
         image = photometric(color, image, strength)
         amount = jax.random.uniform(jax.random.fold_in(noise, 0), maxval=strength.noise)
         image = image + amount * jax.random.normal(jax.random.fold_in(noise, 1), image.shape)

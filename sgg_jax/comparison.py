@@ -24,14 +24,15 @@ from sgg_jax.calibration import Calibration
 from sgg_jax.data.dataset import Dataset
 from sgg_jax.distances import frechet, kid
 from sgg_jax.errors import InputError
-from sgg_jax.evaluation import descriptions, score, summary
+from sgg_jax.evaluation import descriptions
 from sgg_jax.experiment import Experiment
 from sgg_jax.methods import METHODS
 from sgg_jax.progress import track
 from sgg_jax.records import read_json, write_json, write_text
 from sgg_jax.report.comparison import csv, markdown
 from sgg_jax.results import FEATURES
-from sgg_jax.stages import fit_segmenter, say
+from sgg_jax.stages import fit_segmenter, say, scored
+from sgg_jax.types import Segmenter
 
 
 class Comparison:
@@ -160,30 +161,20 @@ class Comparison:
         plain = not METHODS[method].augmented
         return fit_segmenter(run, "student", dataset, "student", label=label, place=place, plain=plain)
 
-    @property
-    def _test(self) -> Dataset:
-        test = self.run.datasets["test"]
-        assert test is not None
-        return test
-
-    def _score(self, student: Any, role: str, label: str) -> dict[str, Any]:
+    def _score(self, network: Segmenter, role: str, label: str) -> dict[str, Any]:
         dataset = self.run.datasets[role]
         assert dataset is not None
-        todo = track(range(len(dataset)), len(dataset), label, unit="image")
-        size = self.run.config.evaluate.batch_size
-        return summary(score(student, dataset, todo, size, self.run.mesh), self.run.names)
+        return scored(self.run, network, dataset, label)
 
     def _judged(self, method: str, dataset: Dataset) -> dict[str, float | None]:
         """How far the judge finds the labels in the images, and how far its features are from the target's."""
         if self.run.datasets["judge"] is None:
             return {"agreement": None, "distance": None, "kid": None}
         if method == "oracle":  # what real images that the judge has not seen score: the best there is to reach
-            dataset = self._test
-        size, todo = self.run.config.evaluate.batch_size, range(len(dataset))
-        agreement = summary(score(self.run.judge(), dataset, todo, size, self.run.mesh), self.run.names)["miou"]
-        found = descriptions(self._features, (dataset[i].image for i in todo), size, self.run.mesh)
+            dataset = self.run.datasets["test"] or dataset
+        found = self._describe(dataset, f"features of {method}")
         return {
-            "agreement": agreement,
+            "agreement": scored(self.run, self.run.judge(), dataset, f"judge {method}")["miou"],
             "distance": frechet(found, self._target_features),
             "kid": kid(found, self._target_features),
         }
@@ -195,9 +186,13 @@ class Comparison:
 
     @cached_property
     def _target_features(self) -> np.ndarray:
-        target, size = self.run.target, self.run.config.evaluate.batch_size
-        todo = track(range(len(target)), len(target), "features of the target", unit="image")
-        return descriptions(self._features, (target[i].image for i in todo), size, self.run.mesh)
+        return self._describe(self.run.target, "features of the target")
+
+    def _describe(self, dataset: Dataset, label: str) -> np.ndarray:
+        """The judge's features of every image. [n,D]"""
+        todo = track(range(len(dataset)), len(dataset), label, unit="image")
+        size = self.run.config.evaluate.batch_size
+        return descriptions(self._features, (dataset[i].image for i in todo), size, self.run.mesh)
 
     @cached_property
     def _calibration(self) -> Calibration:
@@ -235,10 +230,15 @@ def write_comparison(run: Experiment, rows: list[dict[str, Any]]) -> None:
 
 
 def commit() -> str:
-    """The commit of the code that runs, with "+" where files differ from it; "unknown" outside a git checkout."""
-    try:
-        asked = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    """The commit of the code that runs, with "+" where files differ from it; "unknown" outside its git checkout."""
+
+    def git(*arguments: str) -> str:
         here = Path(__file__).parent
-        return subprocess.run(asked, cwd=here, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=20)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # installed into somebody's repository, it is not in it
+        return git("describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return "unknown"

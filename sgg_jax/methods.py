@@ -9,7 +9,7 @@ import numpy as np
 
 from sgg_jax.baselines import color_statistics, color_transfer, fda
 from sgg_jax.calibration import Calibration
-from sgg_jax.data.dataset import Dataset, First
+from sgg_jax.data.dataset import Dataset, Subset
 from sgg_jax.data.writer import TranslationWriter, open_export
 from sgg_jax.experiment import Experiment
 from sgg_jax.progress import track
@@ -41,7 +41,7 @@ def target_images(run: Experiment, directory: Path, setting: Any) -> Dataset:
     """As many labelled target images as there are source images."""
     labelled = run.datasets["judge"]
     assert labelled is not None
-    return First(labelled, len(run.source))
+    return Subset(labelled, range(min(len(labelled), len(run.source))))
 
 
 def painted(paint: Paint) -> Callable[[Experiment, Path, Any], Dataset]:

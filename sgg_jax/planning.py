@@ -116,17 +116,15 @@ def _stage_rows(run: Experiment, calibration: Calibration, stage: str) -> list[R
             _training(calibration, "adapt: fine-tune", "adapt", source, len(depths)),
         ]
     if stage == "translate":
-        compare = min(c.translate.compare, len(source))
+        unguided = min(c.translate.unguided, len(source))
         rows = [_translation(calibration, stage, [c.translate.depth], len(source), guided=True)]
-        return rows + (
-            [_translation(calibration, "translate: unguided", [c.translate.depth], compare, guided=False)]
-            if compare
-            else []
-        )
+        if unguided:
+            rows.append(_translation(calibration, "translate: unguided", [c.translate.depth], unguided, guided=False))
+        return rows
     if stage == "compare":
         return _comparison_rows(calibration)
     if stage == "evaluate":
-        images = 4 * len(test or []) + 2 * min(c.translate.compare, len(source)) * (judge is not None)
+        images = 4 * len(test or []) + 2 * min(c.translate.unguided, len(source)) * (judge is not None)
         batches = images / c.evaluate.batch_size
         return [Row(stage, 0, images, images * calibration.flops("segmenter"), batches * calibration.prediction())]
     return []
@@ -243,7 +241,7 @@ def disk(run: Experiment, stages: list[str]) -> float:
         "train_denoiser": 0.0 if run.config.denoiser.weights else denoiser,
         "train_segmenter": segmenter * (2 if run.datasets["judge"] is not None else 1),
         "adapt": rounds * (segmenter + images),
-        "translate": images + min(run.config.translate.compare, len(run.source)) * image,
+        "translate": images + min(run.config.translate.unguided, len(run.source)) * image,
         "train_student": segmenter,
         "compare": segmenter * (work.students + work.guides + rounds * work.adapted)
         + images * (len(work.unguided) + work.guided + rounds * work.adapted),

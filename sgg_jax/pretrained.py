@@ -5,7 +5,6 @@ network, the seed, the steps, the data and the command that made them.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from sgg_jax.errors import InputError
+from sgg_jax.records import write_bytes
 from sgg_jax.types import Params
 
 SHIPPED = {"streets": Path(__file__).parent / "shipped" / "streets_denoiser.safetensors"}
@@ -36,13 +36,7 @@ def locate(name: str) -> Path:
 def save_weights(path: Path, params: Params, story: dict[str, Any]) -> None:
     """Writes float16 weights and `story`, a JSON value by name, whole or not at all."""
     arrays = {name: np.asarray(leaf, np.float16) for name, leaf in _named(params).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_bytes(save(arrays, metadata={name: json.dumps(value) for name, value in story.items()}))
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_bytes(path, save(arrays, metadata={name: json.dumps(value) for name, value in story.items()}))
 
 
 def read_story(path: Path) -> dict[str, Any]:

@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any, Self
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes beside and renames, so that the file is never half there."""
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes beside and renames, so that the file is never half there. Folders are made as needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_bytes(data)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from sgg_jax.data.dataset import Dataset
+from sgg_jax.data.dataset import Dataset, Subset
 from sgg_jax.data.writer import open_export
 from sgg_jax.experiment import Experiment
 from sgg_jax.report.tables import text_table
@@ -34,15 +34,14 @@ def networks(run: Experiment) -> dict[str, str]:
     return {title: place for title, (place, stage) in stages.items() if run.stages.result(stage) is not None}
 
 
-def compared(run: Experiment) -> dict[str, tuple[Dataset, list[int]]]:
-    """The same source images as guided and as unguided translations of the same depth: title -> set, indices."""
+def guided_and_unguided(run: Experiment) -> dict[str, Dataset]:
+    """The same source images as guided and as unguided translations of the same depth."""
     if run.stages.result("translate") is None or not (run.workdir / "unguided").is_dir():
         return {}
     unguided = open_export(str(run.workdir / "unguided"), run.source.size)
     guided = open_export(str(run.workdir / "translated"), run.source.size)
     at = {guided.name(i): i for i in range(len(guided))}
-    everything = list(range(len(unguided)))
-    return {"guided": (guided, [at[unguided.name(i)] for i in everything]), "unguided": (unguided, everything)}
+    return {"guided": Subset(guided, [at[unguided.name(i)] for i in range(len(unguided))]), "unguided": unguided}
 
 
 # tables --------------------------------------------------------------------------------------------------------------

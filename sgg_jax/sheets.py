@@ -13,7 +13,7 @@ from sgg_jax.evaluation import predictions
 from sgg_jax.experiment import Experiment
 from sgg_jax.report.comparison import TITLES
 from sgg_jax.report.pictures import colorize, save, sheet
-from sgg_jax.results import SAMPLE_STEPS, SAMPLES, adapted_place, compared, networks
+from sgg_jax.results import SAMPLE_STEPS, SAMPLES, adapted_place, guided_and_unguided, networks
 from sgg_jax.schedule import respace
 from sgg_jax.translation import Look, trace, translate
 
@@ -56,8 +56,8 @@ def translation_sheet(run: Experiment, count: int) -> Any:
         if place.is_dir():
             sets.append((f"round {number}, n={depth}", open_export(str(place), run.source.size)))
     sets.append((f"translated, n={run.config.translate.depth}", translated))
-    if "unguided" in (c := compared(run)):
-        sets.append(("unguided", c["unguided"][0]))
+    if "unguided" in (both := guided_and_unguided(run)):
+        sets.append(("unguided", both["unguided"]))
     rows = []
     for index in range(min(count, len(run.source), *(len(s) for _, s in sets))):
         name, example = run.source.name(index), run.source[index]

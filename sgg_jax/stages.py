@@ -23,15 +23,15 @@ from sgg_jax.data.loader import Batches
 from sgg_jax.data.writer import TranslationWriter, open_export
 from sgg_jax.evaluation import denoising_error, score, summary
 from sgg_jax.experiment import Experiment
-from sgg_jax.pretrained import locate, read_story, save_weights
+from sgg_jax.pretrained import load_pretrained, locate, read_story, save_weights
 from sgg_jax.progress import Progress, track
 from sgg_jax.records import write_json
-from sgg_jax.results import HELD_OUT_LEVELS, adapted_place, compared, curve_rows, networks, score_tables
+from sgg_jax.results import HELD_OUT_LEVELS, adapted_place, curve_rows, guided_and_unguided, networks, score_tables
 from sgg_jax.sheets import sample_sheet
 from sgg_jax.summary_page import write_report
 from sgg_jax.training import fit
 from sgg_jax.translation import Method, translate_all
-from sgg_jax.types import Params
+from sgg_jax.types import Params, Segmenter
 
 Stage = Callable[[Experiment], dict[str, Any]]
 """Does its work, or the rest of it, and returns what is worth recording."""
@@ -58,11 +58,12 @@ def train_denoiser(run: Experiment) -> dict[str, Any]:
 
 def fit_denoiser(run: Experiment) -> dict[str, Any]:
     """Trains by the recipe of config.denoiser and writes denoiser/weights.safetensors, a file for denoiser.weights."""
-    recipe, seed = run.recipe("denoiser"), run.seed("denoiser")
+    recipe, seed, start = run.recipe("denoiser"), run.seed("denoiser"), run.config.denoiser.start
+    fresh = run.denoiser_network[1]
     weights = fit(
         run.workdir / "denoiser",
         run.denoiser_objective(),
-        run.denoiser_network[1],
+        load_pretrained(locate(start), fresh) if start else fresh,
         run.denoiser_constants(),
         Batches(run.target, recipe.batch_size, seed),
         recipe,
@@ -79,6 +80,7 @@ def fit_denoiser(run: Experiment) -> dict[str, Any]:
         "size": run.config.data.size,
         "denoiser": run.config.denoiser.to_dict(),
         "target": run.config.data.target.to_dict(),
+        "start": read_story(locate(start)) if start else None,  # how the weights it started from were made
     }
     save_weights(run.workdir / "denoiser" / "weights.safetensors", weights, story)
     return {"steps": recipe.steps, "images": len(run.target)}
@@ -202,11 +204,11 @@ def translate(run: Experiment) -> dict[str, Any]:
     """The labelled translations, and some unguided ones of the same depth to compare them with."""
     c = run.config.translate
     translated = translate_guided(run)
-    compare = min(c.compare, len(translated))
-    if compare:
+    unguided = min(c.unguided, len(translated))
+    if unguided:
         guide = run.segmenter_params("source")  # is not looked at
-        translate_into(run, run.workdir / "unguided", guide, c.depth, run.method("none"), compare, "unguided", "none")
-    return {"images": len(translated), "unguided": compare, "depth": c.depth}
+        translate_into(run, run.workdir / "unguided", guide, c.depth, run.method("none"), unguided, "unguided", "none")
+    return {"images": len(translated), "unguided": unguided, "depth": c.depth}
 
 
 def translate_guided(run: Experiment) -> Dataset:
@@ -219,22 +221,24 @@ def translate_guided(run: Experiment) -> Dataset:
 # scores --------------------------------------------------------------------------------------------------------------
 
 
+def scored(run: Experiment, network: Segmenter, dataset: Dataset, label: str) -> dict[str, Any]:
+    """mIoU, accuracy and IoU by class of a segmenter on a labelled set (evaluation.summary)."""
+    todo = track(range(len(dataset)), len(dataset), label, unit="image")
+    confusion = score(network, dataset, todo, run.config.evaluate.batch_size, run.mesh)
+    return summary(confusion, run.names)
+
+
 def evaluate(run: Experiment) -> dict[str, Any]:
     """Scores of every network on the target's test set, and the judge's agreement with the translations' labels."""
-    size = run.config.evaluate.batch_size
     scores: dict[str, Any] = {"networks": {}, "agreement": {}}
     test = run.datasets["test"]
     if test is not None:
         for title, place in networks(run).items():
-            network = run.segmenter(run.segmenter_params(place))
-            todo = track(range(len(test)), len(test), f"score {title}", unit="image")
-            confusion = score(network, test, todo, size, run.mesh)
-            scores["networks"][title] = summary(confusion, run.names)
+            scores["networks"][title] = scored(run, run.segmenter(run.segmenter_params(place)), test, f"score {title}")
     if (run.workdir / "judge").is_dir():
-        judge = run.segmenter(run.segmenter_params("judge"))
-        for title, (dataset, indices) in compared(run).items():
-            confusion = score(judge, dataset, indices, size, run.mesh)
-            scores["agreement"][title] = {"images": len(indices), **summary(confusion, run.names)}
+        for title, dataset in guided_and_unguided(run).items():
+            found = scored(run, run.judge(), dataset, f"judge {title} translations")
+            scores["agreement"][title] = {"images": len(dataset), **found}
     write_json(run.workdir / "scores.json", scores)
     say(score_tables(scores))
     return scores

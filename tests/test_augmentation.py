@@ -220,3 +220,17 @@ def test_guides_augmentation_is_part_of_the_whole():
     np.testing.assert_array_equal(labels, LABELS)
     assert float(jnp.abs(image).max()) > 1.5  # the noise of diffusion is not clipped
     assert Strength().recolor == Strength().diffuse == 0
+
+
+def test_colours_of_classes_are_drawn_apart_from_the_other_draws():
+    """Class 0's colour tells nothing of the brightness, nor of whether the picture is mirrored."""
+    strength = NONE._replace(flip=True, brightness=0.1, recolor=0.1)
+    labels = jnp.zeros((400, 2, 2), jnp.int32).at[..., 1].set(VOID)  # void pixels keep what all pixels get
+    draw = jax.jit(augment, static_argnums=3, compiler_options=FAST)
+    image, labels = map(np.asarray, draw(jax.random.key(0), jnp.zeros((400, 2, 2, 3)), labels, strength))
+    mirrored = labels[:, 0, 0] == VOID
+    brightness = np.where(mirrored[:, None], image[:, 0, 0], image[:, 0, 1]).mean(-1)
+    color = np.where(mirrored[:, None], image[:, 0, 1], image[:, 0, 0]) - brightness[:, None]
+    for other in (brightness, mirrored):
+        assert np.abs([np.corrcoef(color[:, c], other)[0, 1] for c in range(3)]).max() < 4 / np.sqrt(400)
+    assert color.std() == pytest.approx(0.1, rel=0.1)

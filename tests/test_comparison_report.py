@@ -199,7 +199,9 @@ def test_the_best_stand_out_and_the_oracle_does_not_compete():
     html = page("t", "", [section(ROWS, NAMES, "f")])
     best = ["95.0 ± 0.0", "51.0 ± 1.4", "30.5 ± 0.7", "23.0 ± 2.8"]
     assert re.findall("<strong>(.*?)</strong>", html) == best
-    assert "(60.0)" in html
+    assert '<td class="number">60.0' in html  # a number like the others, but not the best
+    oracle_first = section([row("oracle", 0, 0.9, agreement=0.9), row("fda", 0, 0.5, agreement=0.4)], NAMES, "f")
+    assert re.findall("<strong>(.*?)</strong>", page("t", "", [oracle_first])) == ["50.0", "40.0"]
     alone = section([row("oracle", 0, None)], NAMES, "f").blocks[0]
     assert alone.rows == [["target labels (oracle)", "", "", "", "", "", "", "1"]]
 

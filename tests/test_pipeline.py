@@ -32,7 +32,7 @@ def tiny():
         section.training.save_every = 2
     config.translate.batch_size = 4
     config.translate.steps = 3
-    config.translate.compare = 5
+    config.translate.unguided = 5
     config.evaluate.batch_size = 4
     config.compare.methods = ()  # tests/test_comparison.py
     config.report.examples = 2
@@ -245,7 +245,7 @@ def test_without_target_labels_there_is_no_judge_and_no_score(tmp_path, capsys):
     config = tiny()
     config.data.judge.name = config.data.val.name = config.data.test.name = "none"
     config.translate.guide = "source"
-    config.translate.compare = 0
+    config.translate.unguided = 0
     for stage in ("train_denoiser", "train_segmenter", "translate", "evaluate", "report"):
         main(stage, config, tmp_path)
     assert not (tmp_path / "judge").exists()

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sgg_jax import records
 from sgg_jax.data.dataset import VOID, ClassInfo
-from sgg_jax.report import pictures
 from sgg_jax.report.page import Picture, Section, Settings, Svg, Table, Text, page, write_page
-from sgg_jax.report.pictures import GAP, MARGIN, MAX_CELL, colorize, png_bytes, save, sheet
+from sgg_jax.report.pictures import GAP, MARGIN, MAX_CELL, PAPER, colorize, png_bytes, save, sheet
 from sgg_jax.report.plots import class_bars, curves
 from sgg_jax.report.tables import csv_text, markdown_table, number, text_table
 
@@ -76,7 +76,7 @@ def test_parts_of_a_sheet_add_to_its_size():
     titled = sheet([[noise(20, 100)]], ["x"], scale=3, title="Title")
     legend = sheet([[noise(20, 100)]], ["x"], scale=3, classes=CLASSES)
     assert titled.height > bare.height < legend.height
-    assert (np.asarray(titled)[MARGIN : MARGIN + 20] != pictures.PAPER).any()
+    assert (np.asarray(titled)[MARGIN : MARGIN + 20] != PAPER).any()
     assert all((np.asarray(legend) == info.color).all(-1).sum() > 50 for info in CLASSES)
 
 
@@ -119,7 +119,7 @@ def test_interrupted_save_keeps_the_old_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(pictures.os, "replace", fail)
+    monkeypatch.setattr(records.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_page(path, "new")
     assert path.read_text() == "old"

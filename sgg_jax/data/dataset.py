@@ -1,6 +1,6 @@
 """What every data set of the project is: a sequence of examples with stable names and integer ids."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -53,24 +53,24 @@ class Dataset(Protocol):
     def __getitem__(self, index: int) -> Example: ...
 
 
-class First:
-    """The first `count` examples of a data set, or all where it has fewer."""
+class Subset:
+    """The examples of a data set at `indices`, in that order."""
 
-    def __init__(self, dataset: Dataset, count: int) -> None:
+    def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
         self.classes, self.size, self.labelled = dataset.classes, dataset.size, dataset.labelled
-        self._dataset, self._count = dataset, min(count, len(dataset))
+        self._dataset, self._indices = dataset, indices
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._indices)
 
     def name(self, index: int) -> str:
-        return self._dataset.name(range(self._count)[index])
+        return self._dataset.name(self._indices[index])
 
     def image_id(self, index: int) -> int:
-        return self._dataset.image_id(range(self._count)[index])
+        return self._dataset.image_id(self._indices[index])
 
     def __getitem__(self, index: int) -> Example:
-        return self._dataset[range(self._count)[index]]
+        return self._dataset[self._indices[index]]
 
 
 class Painted:

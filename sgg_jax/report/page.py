@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple
 
 from PIL import Image
 
-from sgg_jax.report.pictures import png_bytes, replace_file
+from sgg_jax.records import write_bytes
+from sgg_jax.report.pictures import png_bytes
 from sgg_jax.report.tables import cell_text, number, numeric
 
 
@@ -25,12 +26,16 @@ class Text(NamedTuple):
 
 
 class Table(NamedTuple):
-    """`best` names columns and says whether "max" or "min" is good there; the best cells stand out."""
+    """`best` names columns and says whether "max" or "min" is good there; the best cells stand out.
+
+    `unranked` names rows, by their first cell, that do not compete.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[object]]
     caption: str = ""
     best: Mapping[str, Literal["max", "min"]] = {}
+    unranked: Sequence[str] = ()
 
 
 class Picture(NamedTuple):
@@ -99,7 +104,7 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
 
 def write_page(path: Path | str, html: str) -> None:
     """Write the page; a reader sees the old file or the whole new one."""
-    replace_file(path, html.encode())
+    write_bytes(Path(path), html.encode())
 
 
 def _block(block: Block, key: str) -> str:
@@ -140,14 +145,16 @@ def _table(table: Table) -> str:
     if strangers := set(table.best) - set(header):
         raise ValueError(f"best names {sorted(strangers)}, the columns are {list(header)}")
     kinds = [' class="number"' if is_number else "" for is_number in numeric(header, rows)]
-    goals = [_best([row[j] for row in rows], table.best.get(name)) for j, name in enumerate(header)]
+    ranked = [row for row in rows if row[0] not in table.unranked]
+    goals = [_best([row[j] for row in ranked], table.best.get(name)) for j, name in enumerate(header)]
     top = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(header, kinds, strict=True))
     lines = []
     for row in rows:
         cells = []
         for j, (cell, kind, goal) in enumerate(zip(row, kinds, goals, strict=True)):
             text = escape(cell_text(cell))
-            text = f"<strong>{text}</strong>" if goal is not None and number(cell) == goal else text
+            stands_out = goal is not None and number(cell) == goal and row[0] not in table.unranked
+            text = f"<strong>{text}</strong>" if stands_out else text
             cells.append(f"<td{kind}>{text}</td>" if j or kind else f'<th scope="row">{text}</th>')
         lines.append(f"<tr>{''.join(cells)}</tr>")
     body = "\n".join(["<table>", f"<thead><tr>{top}</tr></thead>", "<tbody>", *lines, "</tbody>", "</table>"])

@@ -5,7 +5,6 @@ A sheet is grids of small pictures all the way down: texts, cells and legend ent
 """
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sgg_jax.data.dataset import VOID, ClassInfo
+from sgg_jax.records import write_bytes
 
 MAX_CELL = 480  # pixels; a wider picture is shrunk to this, a narrower one is not enlarged beyond it
 MARGIN = 16
@@ -77,19 +77,7 @@ def png_bytes(image: Image.Image) -> bytes:
 
 def save(image: Image.Image, path: Path | str) -> None:
     """Write a PNG; a reader sees the old file or the whole new one."""
-    replace_file(path, png_bytes(image))
-
-
-def replace_file(path: Path | str, data: bytes) -> None:
-    """Write a file beside its place, then move it there: never half a file. Folders are made as needed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(Path(path), png_bytes(image))
 
 
 def _cell(picture: np.ndarray | None, scale: int, classes: Sequence[ClassInfo] | None) -> Image.Image:
