@@ -130,7 +130,9 @@ def get_config() -> ConfigDict:
     config.translate = ConfigDict(
         dict(
             guide="adapted",  # whose weights guide: "adapted" (the last of PTL) or "source"
-            start="image",  # what is noised: the source "image", or its brightness alone, "grey"
+            start="image",  # what is noised: the source "image", its brightness alone, "grey", or a "collage" of it
+            donors=600,  # target images, the first, that a collage is made of (sgg_jax/collage.py)
+            donor_confidence=0.7,  # least probability with which the guide must see a class in a donor's pixel
             # On streets the source's colours outlive 500 steps of noise: students 41.6 at 700, 38.5 at 500.
             depth=700,  # n: forward steps that noise the source image, of denoiser.total
             steps=20,  # reverse steps, evenly spaced below the depth; 0 for every one of them (the paper)

@@ -23,6 +23,7 @@ class Strength(NamedTuple):
     blur: float = 1.0  # largest standard deviation of a Gaussian blur, pixels
     noise: float = 0.1  # largest standard deviation of added white noise, in units of [-1,1]
     recolor: float = 0.0  # standard deviation of a random colour added to all pixels of one class, class by class
+    texture: float = 0.0  # standard deviation of random patterns added to all pixels of one class, class by class
     diffuse: float = 0.0  # largest s of sqrt(1 - s^2) image + s noise, as the steps of diffusion show an image
 
 
@@ -43,6 +44,8 @@ def augment(key: Array, image: Image, labels: Labels, strength: Strength) -> tup
         image, labels = warp(geometry, image, labels, strength)
         if strength.recolor:
             image = recolor(classes, image, labels, strength.recolor)
+        if strength.texture:
+            image = retexture(jax.random.fold_in(classes, 1), image, labels, strength.texture)
         image = photometric(color, image, strength)
         amount = jax.random.uniform(jax.random.fold_in(noise, 0), maxval=strength.noise)
         image = image + amount * jax.random.normal(jax.random.fold_in(noise, 1), image.shape)
@@ -112,6 +115,36 @@ def recolor(key: Array, image: Array, labels: Array, strength: float) -> Array:
     """
     colors = strength * jax.random.normal(key, (VOID + 1, 3))
     return image + colors.at[VOID].set(0.0)[labels]
+
+
+def retexture(key: Array, image: Array, labels: Array, strength: float) -> Array:
+    """Random patterns of PATCHES pixels added to the image, each class with its own strength of each; not clipped.
+
+    Domain randomisation (Tobin et al. 2017) by class: what has a texture in the target is flat in many a source.
+    [H,W,3], [H,W] -> [H,W,3].
+    """
+    amount_key, *keys = jax.random.split(key, 1 + len(PATCHES))
+    amount = strength * jax.random.normal(amount_key, (VOID + 1, len(PATCHES)))
+    amount = amount.at[VOID].set(0.0)[labels]  # [H,W,P]
+    for place, (size, key) in enumerate(zip(PATCHES, keys, strict=True)):
+        image = image + amount[..., place, None] * pattern(key, *labels.shape, size)
+    return image
+
+
+PATCHES = (1, 2, 4, 8, 16)
+
+
+def pattern(key: Array, height: int, width: int, size: int) -> Array:
+    """Squares of `size` pixels at a random offset, or, as often, smooth between their centres; of unit variance or
+    less, more grey than coloured. [H,W,3]"""
+    grey, tint, offset, kind = jax.random.split(key, 4)
+    cells = (height // size + 2, width // size + 2)
+    values = 0.9 * jax.random.normal(grey, (*cells, 1)) + 0.45 * jax.random.normal(tint, (*cells, 3))
+    dy, dx = jax.random.uniform(offset, (2,))
+    y, x = jnp.arange(height) / size + dy, jnp.arange(width) / size + dx
+    hard = values[y.astype(jnp.int32)[:, None], x.astype(jnp.int32)[None, :]]
+    soft = jnp.einsum("yh,hwc,xw->yxc", _bilinear(y, cells[0]), values, _bilinear(x, cells[1]))
+    return jnp.where(jax.random.bernoulli(kind), hard, soft)
 
 
 def diffused(key: Array, image: Array, most: float) -> Array:

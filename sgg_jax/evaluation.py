@@ -5,6 +5,7 @@ never counts; a class that neither labels nor predictions contain is left out of
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -52,6 +53,15 @@ def predict(segmenter: Segmenter, image: Array) -> Array:
 
 
 @jax.jit
+def predict_surely(segmenter: Segmenter, image: Array, threshold: Array) -> Array:
+    """`predict` from the mean probabilities of the image and its mirror image; VOID where they are below threshold."""
+    batch = to_float(image)
+    mirrored = jax.nn.softmax(segmenter(batch[:, :, ::-1]))[:, :, ::-1]
+    chance = (jax.nn.softmax(segmenter(batch)) + mirrored) / 2
+    return jnp.where(chance.max(-1) >= threshold, chance.argmax(-1), VOID).astype("uint8")
+
+
+@jax.jit
 def describe(features: Features, image: Array) -> Array:
     """Features of each image as a whole. [B,H,W,3] uint8 -> [B,D] float32."""
     return features(to_float(image))
@@ -62,6 +72,13 @@ def predictions(
 ) -> Iterator[np.ndarray]:
     """`predict` for images [H,W,3] uint8 one after the other: [H,W] uint8 each."""
     return _one_by_one(predict, segmenter, images, batch_size, mesh)
+
+
+def sure_predictions(
+    segmenter: Segmenter, images: Iterable[np.ndarray], threshold: float, batch_size: int, mesh: Mesh
+) -> Iterator[np.ndarray]:
+    """`predict_surely` for images [H,W,3] uint8 one after the other: [H,W] uint8 each. threshold: in 0..1."""
+    return _one_by_one(partial(predict_surely, threshold=threshold), segmenter, images, batch_size, mesh)
 
 
 def descriptions(features: Features, images: Iterable[np.ndarray], batch_size: int, mesh: Mesh) -> np.ndarray:

@@ -18,13 +18,16 @@ from sgg_jax import devices, guidance, sampling, schedule
 from sgg_jax.augmentation import NONE, Strength
 from sgg_jax.baselines import grey
 from sgg_jax.checkpoints import load_weights
+from sgg_jax.collage import Donors, collage
 from sgg_jax.data import streets
 from sgg_jax.data.dataset import Dataset, Painted
 from sgg_jax.data.loader import label_histogram
 from sgg_jax.errors import InputError
+from sgg_jax.evaluation import sure_predictions
 from sgg_jax.models import DENOISERS, SEGMENTERS, Apply, build
 from sgg_jax.parameterization import PREDICTIONS, WEIGHTINGS
 from sgg_jax.pretrained import SHIPPED, load_pretrained, locate, read_story
+from sgg_jax.progress import track
 from sgg_jax.ptl import check_depths
 from sgg_jax.roles import choose, open_roles
 from sgg_jax.training import Objective, Recipe, class_weights, denoiser_objective, segmenter_objective
@@ -32,10 +35,10 @@ from sgg_jax.translation import Knobs, Method
 from sgg_jax.types import Array, Denoiser, Params, Segmenter
 from sgg_jax.workdir import Stages, claim
 
-STREAMS = ("denoiser", "source", "judge", "adapt", "student")
+STREAMS = ("denoiser", "source", "judge", "adapt", "student", "collage")
 """What has a seed of its own."""
-STARTS = {"image": None, "grey": grey}
-"""What may be done to source images before they are noised, by name."""
+STARTS = ("image", "grey", "collage")
+"""What is noised: the source image, its brightness alone, or its regions in the target's pixels."""
 GUIDES = ("source", "adapt")
 """Streams of the segmenters that guide."""
 
@@ -91,7 +94,6 @@ class Experiment:
             self.schedule(depth)
         _ = self.method(), self.strength("source"), self.strength("student"), self.denoiser_constants()
         choose({"adapted": 0, "source": 0}, self.config.translate.guide, "translate.guide")
-        _ = self.start
         image = jax.ShapeDtypeStruct((1, *self.config.data.size, 3), jnp.float32)
         step = jax.ShapeDtypeStruct((1,), jnp.int32)
         try:
@@ -105,6 +107,11 @@ class Experiment:
     def _check_guidance(self) -> None:
         """InputError for numbers of guides and guidance that mean nothing, or the opposite."""
         c = self.config.translate
+        choose(dict.fromkeys(STARTS), c.start, "translate.start")
+        if c.donors < 1:
+            raise InputError(f"config.translate.donors is {c.donors}: a collage needs at least one target image")
+        if not 0 <= c.donor_confidence < 1:
+            raise InputError(f"config.translate.donor_confidence is {c.donor_confidence}: it must lie in 0..1, below 1")
         least = {f"translate.{name}": c[name] for name in ("scale", "clip_ratio", "blur", "chroma", "limit", "eta")}
         least |= {f"guide.{name}": value for name, value in self.config.guide.items()}
         for name, value in least.items():
@@ -165,11 +172,26 @@ class Experiment:
         assert dataset is not None
         return dataset
 
-    @property
-    def start(self) -> Dataset:
-        """The source as translations start from it, before noise."""
-        paint = choose(STARTS, self.config.translate.start, "translate.start")
-        return self.source if paint is None else Painted(self.source, paint)
+    def start(self, guide: Params) -> Dataset:
+        """The source as translations start from it, before noise; guide: weights of what places a collage's pixels."""
+        name = self.config.translate.start
+        if name == "grey":
+            return Painted(self.source, lambda example, image_id: grey(example.image))
+        if name == "collage":
+            given, seed = self._donors(guide), self.seed("collage")
+            return Painted(
+                self.source,
+                lambda example, image_id: collage(example.image, example.known_labels(), given, (seed, image_id)),
+            )
+        return self.source
+
+    def _donors(self, guide: Params) -> Donors:
+        """The first target images, and what the guide sees in them."""
+        c = self.config.translate
+        images = np.stack([self.target[index].image for index in range(min(c.donors, len(self.target)))])
+        todo = track(images, len(images), "what the guide sees in the target", unit="image")
+        seen = sure_predictions(self.segmenter(guide), todo, c.donor_confidence, c.batch_size, self.mesh)
+        return Donors.of(images, np.stack(list(seen)), len(self.names))
 
     @property
     def names(self) -> list[str]:

@@ -80,9 +80,9 @@ def lab(image: np.ndarray, target: np.ndarray, setting: Any) -> np.ndarray:
 
 
 def sdedit(run: Experiment, directory: Path, depth: int) -> Dataset:
-    """Unguided; the guide is an operand that is not looked at."""
-    label, params = f"sdedit, n={depth}", run.segmenter_network()[1]
-    return translate_into(run, directory, params, depth, run.method("none"), len(run.source), label, "none")
+    """Unguided and without labels, from the source image itself; the guide is an operand that is not looked at."""
+    label, params, method = f"sdedit, n={depth}", run.segmenter_network()[1], run.method("none")
+    return translate_into(run, directory, params, depth, method, len(run.source), label, "none", run.source)
 
 
 def guided(variant: str) -> Way:

@@ -22,6 +22,11 @@ def adapted_place(run: Experiment) -> str:
     return f"adapt/round{len(run.config.adapt.depths)}"
 
 
+def guide_place(run: Experiment) -> str:
+    """Directory of the guide of the final translations, below the run's."""
+    return "source" if run.config.translate.guide == "source" else adapted_place(run)
+
+
 def networks(run: Experiment) -> dict[str, str]:
     """Segmenters whose training is finished: title -> directory below the run's."""
     stages = {

@@ -13,7 +13,7 @@ from sgg_jax.evaluation import predictions
 from sgg_jax.experiment import Experiment
 from sgg_jax.report.comparison import TITLES
 from sgg_jax.report.pictures import colorize, save, sheet
-from sgg_jax.results import SAMPLE_STEPS, SAMPLES, adapted_place, guided_and_unguided, networks
+from sgg_jax.results import SAMPLE_STEPS, SAMPLES, guide_place, guided_and_unguided, networks
 from sgg_jax.schedule import respace
 from sgg_jax.translation import Look, trace, translate
 
@@ -119,15 +119,16 @@ def gallery_sheet(run: Experiment, rows: list[dict[str, Any]], count: int) -> An
 
 def traces(run: Experiment, count: int) -> dict[str, list[Look]]:
     """The reverse steps of the first `count` source images, guided as configured and unguided."""
-    place = "source" if run.config.translate.guide == "source" else adapted_place(run)
     count = min(count, len(run.source))
     examples = [run.source[index] for index in range(count)]
-    image = np.stack([run.start[index].image for index in range(count)])
+    guide = run.segmenter_params(guide_place(run))
+    start, schedule = run.start(guide), run.schedule(run.config.translate.depth)
+    image = np.stack([start[index].image for index in range(count)])
     labels = np.stack([example.known_labels() for example in examples])
     ids = np.array([run.source.image_id(index) for index in range(count)], np.int32)
-    guide, schedule = run.segmenter(run.segmenter_params(place)), run.schedule(run.config.translate.depth)
+    networks = run.denoiser(), run.segmenter(guide)
     return {
-        title: trace(run.denoiser(), guide, schedule, image, labels, ids, run.knobs, method=run.method(variant))[0]
+        title: trace(*networks, schedule, image, labels, ids, run.knobs, method=run.method(variant))[0]
         for title, variant in (("guided", ""), ("unguided", "none"))
     }
 

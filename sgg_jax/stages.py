@@ -26,7 +26,7 @@ from sgg_jax.experiment import Experiment
 from sgg_jax.pretrained import load_pretrained, locate, read_story, save_weights
 from sgg_jax.progress import Progress, track
 from sgg_jax.records import write_json
-from sgg_jax.results import HELD_OUT_LEVELS, adapted_place, curve_rows, guided_and_unguided, networks, score_tables
+from sgg_jax.results import HELD_OUT_LEVELS, curve_rows, guide_place, guided_and_unguided, networks, score_tables
 from sgg_jax.sheets import sample_sheet
 from sgg_jax.summary_page import write_report
 from sgg_jax.training import fit
@@ -143,9 +143,12 @@ def train_student(run: Experiment) -> dict[str, Any]:
 
 def translate_into(
     run: Experiment, directory: Path, guide: Params, depth: int, method: Method, count: int, label: str,
-    guidance: str = "",
+    guidance: str = "", start: Dataset | None = None,
 ) -> Dataset:  # fmt: skip
-    """Translates the first `count` source images into `directory`, doing what is missing there; opens the result."""
+    """Translates the first `count` source images into `directory`, doing what is missing there; opens the result.
+
+    start: the source as it is noised, by default what config.translate.start says of this guide.
+    """
     source = run.source
     writer = TranslationWriter(str(directory), source.classes)
     finished = writer.finished()
@@ -157,7 +160,7 @@ def translate_into(
             run.denoiser(),
             run.segmenter(guide),
             schedule,
-            run.start,
+            run.start(guide) if start is None else start,
             todo,
             run.knobs,
             batch_size=run.config.translate.batch_size,
@@ -206,16 +209,15 @@ def translate(run: Experiment) -> dict[str, Any]:
     translated = translate_guided(run)
     unguided = min(c.unguided, len(translated))
     if unguided:
-        guide = run.segmenter_params("source")  # is not looked at
-        translate_into(run, run.workdir / "unguided", guide, c.depth, run.method("none"), unguided, "unguided", "none")
+        place, guide = run.workdir / "unguided", run.segmenter_params(guide_place(run))
+        translate_into(run, place, guide, c.depth, run.method("none"), unguided, "unguided", "none")
     return {"images": len(translated), "unguided": unguided, "depth": c.depth}
 
 
 def translate_guided(run: Experiment) -> Dataset:
     """translated/: all source images under the configured guide."""
-    c = run.config.translate
-    guide = run.segmenter_params("source" if c.guide == "source" else adapted_place(run))
-    return translate_into(run, run.workdir / "translated", guide, c.depth, run.method(), len(run.source), "translate")
+    depth, guide = run.config.translate.depth, run.segmenter_params(guide_place(run))
+    return translate_into(run, run.workdir / "translated", guide, depth, run.method(), len(run.source), "translate")
 
 
 # scores --------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from sgg_jax.evaluation import (
     predictions,
     score,
     summary,
+    sure_predictions,
 )
 from sgg_jax.schedule import linear, noise_schedule
 
@@ -107,6 +108,24 @@ def test_predictions_keep_order_and_count(four_devices, count):
     found = list(predictions(SEGMENTER, iter(images), 4, four_devices))
     assert len(found) == count and all(one.dtype == np.uint8 for one in found)
     np.testing.assert_array_equal(np.array(found), np.array(wanted))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.8, 0.95])
+def test_sure_predictions_are_of_both_mirror_images_or_void(four_devices, threshold):
+    def tilted(colors, image):  # another opinion at every column, so that mirroring matters
+        return 0.7 * nearest_color(colors, image) * jnp.linspace(0.2, 2.0, image.shape[2])[:, None]
+
+    images = [painted(i)[0] for i in range(5)]
+    segmenter = Partial(tilted, SEGMENTER.args[0])
+    found = list(sure_predictions(segmenter, iter(images), threshold, 4, four_devices))
+    assert len(found) == 5
+    for image, labels in zip(images, found, strict=True):
+        logits, mirrored = (np.asarray(segmenter(jnp.float32(i[None]) / 127.5 - 1))[0] for i in (image, image[:, ::-1]))
+        share, other = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (logits, mirrored))
+        mean = (share + other[:, ::-1]) / 2
+        np.testing.assert_array_equal(labels, np.where(mean.max(-1) >= threshold, mean.argmax(-1), VOID))
+    shares = [(labels == VOID).mean() for labels in found]
+    assert threshold == 0 and not any(shares) or 0 < np.mean(shares) < 1
 
 
 def test_predictions_need_a_batch_that_divides(four_devices):

@@ -30,6 +30,7 @@ ORDER = [
     "pretrained",
     "ptl",
     "baselines",
+    "collage",
     "distances",
     "workdir",
     "experiment",
@@ -64,6 +65,7 @@ WITHOUT_JAX = {
     "workdir",
     "roles",
     "baselines",
+    "collage",
     "distances",
 }
 

@@ -274,12 +274,21 @@ def test_weights_of_one_run_serve_another(finished, tmp_path, capsys):
 
 
 def test_variants_of_ptl_and_of_the_start(finished, tmp_path):
-    """Grey starts take the colour out; fresh rounds do not start from the guide, and resume like the others."""
+    """Grey starts take the colour out, collages are the target's pixels; fresh rounds do not start from the guide, and
+    resume like the others."""
     run = Experiment(tiny(), finished)
+    guide = run.segmenter_params("source")
     run.config.translate.start = "grey"
-    example, grey = run.source[0], run.start[0]
-    assert (grey.labels == example.labels).all() and np.ptp(grey.image.astype(int), axis=-1).max() == 0
-    assert (run.start.name(0), run.start.image_id(0), len(run.start)) == (run.source.name(0), run.source.image_id(0), 6)
+    example, start = run.source[0], run.start(guide)
+    assert (start[0].labels == example.labels).all() and np.ptp(start[0].image.astype(int), axis=-1).max() == 0
+    assert (start.name(0), start.image_id(0), len(start)) == (run.source.name(0), run.source.image_id(0), 6)
+    run.config.translate.start, run.config.translate.donors = "collage", 3
+    run.config.translate.donor_confidence = 0.0
+    start, other = run.start(guide), run.with_seed(5).start(guide)
+    pixels = {tuple(p) for i in range(3) for p in run.target[i].image.reshape(-1, 3)}
+    own = {tuple(p) for p in example.image.reshape(-1, 3)}  # of classes that the guide sees nowhere
+    assert {tuple(p) for p in start[0].image.reshape(-1, 3)} <= pixels | own
+    assert (start[0].image == run.start(guide)[0].image).all() and (start[0].image != other[0].image).any()
     first_losses = []
     for fresh in (False, True):
         config = tiny()

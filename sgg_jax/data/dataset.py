@@ -74,9 +74,9 @@ class Subset:
 
 
 class Painted:
-    """A data set whose images are painted over; all else stays."""
+    """A data set whose images are painted over, paint(example, image id); all else stays."""
 
-    def __init__(self, dataset: Dataset, paint: Callable[[np.ndarray], np.ndarray]) -> None:
+    def __init__(self, dataset: Dataset, paint: Callable[[Example, int], np.ndarray]) -> None:
         self.classes, self.size, self.labelled = dataset.classes, dataset.size, dataset.labelled
         self.name, self.image_id = dataset.name, dataset.image_id
         self._dataset, self._paint = dataset, paint
@@ -86,4 +86,4 @@ class Painted:
 
     def __getitem__(self, index: int) -> Example:
         example = self._dataset[index]
-        return Example(self._paint(example.image), example.labels)
+        return Example(self._paint(example, self.image_id(index)), example.labels)
