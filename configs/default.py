@@ -111,7 +111,8 @@ def get_config() -> ConfigDict:
                 contrast=0.5,  # largest log factor
                 blur=1.0,  # largest sigma, pixels
                 noise=0.1,  # largest standard deviation, in units of [-1,1]
-                recolor=0.0,  # see config.guide, where these two are
+                recolor=0.0,  # see config.guide, where these three are
+                texture=0.0,
                 diffuse=0.0,
             ),
             training=training(steps=1500, batch_size=16, learning_rate=2e-3),

@@ -29,6 +29,8 @@ class Strength(NamedTuple):
 
 NONE = Strength(False, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 """The image as it is."""
+PATCHES = (1, 2, 4, 8, 16)
+"""Sizes of the patterns of `texture`, pixels."""
 
 
 def augment(key: Array, image: Image, labels: Labels, strength: Strength) -> tuple[Image, Labels]:
@@ -131,15 +133,12 @@ def retexture(key: Array, image: Array, labels: Array, strength: float) -> Array
     return image
 
 
-PATCHES = (1, 2, 4, 8, 16)
-
-
 def pattern(key: Array, height: int, width: int, size: int) -> Array:
-    """Squares of `size` pixels at a random offset, or, as often, smooth between their centres; of unit variance or
-    less, more grey than coloured. [H,W,3]"""
+    """Squares of `size` pixels at a random offset, of unit variance, more grey than coloured; as often, what is
+    linear between their centres, of less. [H,W,3]"""
     grey, tint, offset, kind = jax.random.split(key, 4)
-    cells = (height // size + 2, width // size + 2)
-    values = 0.9 * jax.random.normal(grey, (*cells, 1)) + 0.45 * jax.random.normal(tint, (*cells, 3))
+    cells = ((height - 1) // size + 3, (width - 1) // size + 3)
+    values = 0.8**0.5 * jax.random.normal(grey, (*cells, 1)) + 0.2**0.5 * jax.random.normal(tint, (*cells, 3))
     dy, dx = jax.random.uniform(offset, (2,))
     y, x = jnp.arange(height) / size + dy, jnp.arange(width) / size + dx
     hard = values[y.astype(jnp.int32)[:, None], x.astype(jnp.int32)[None, :]]

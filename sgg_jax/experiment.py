@@ -69,9 +69,10 @@ class Experiment:
         record = json.loads(json.dumps(self.config.to_dict()))
         for free in ("methods", "seeds"):  # a comparison may grow
             del record["compare"][free]
-        if self.config.denoiser.weights:
-            content = locate(self.config.denoiser.weights).read_bytes()
-            record["denoiser"]["weights_sha256"] = hashlib.sha256(content).hexdigest()
+        for field in ("weights", "start"):
+            if self.config.denoiser[field]:
+                content = locate(self.config.denoiser[field], field).read_bytes()
+                record["denoiser"][f"{field}_sha256"] = hashlib.sha256(content).hexdigest()
         claim(self.workdir, {**record, "streets_version": streets.VERSION})
 
     def check(self) -> None:
@@ -102,7 +103,14 @@ class Experiment:
         except ValueError as error:
             raise InputError(f"config.data.size does not suit the networks: {error}") from error
         if self.config.denoiser.weights:
-            self._check_given_weights()
+            self._check_given_weights(self.config.denoiser.weights)
+            if self.config.denoiser.start:
+                raise InputError(
+                    f"config.denoiser.start is {self.config.denoiser.start!r} and config.denoiser.weights is "
+                    f"{self.config.denoiser.weights!r}, which is used as it is: set denoiser.weights to '' to train"
+                )
+        elif self.config.denoiser.start:
+            self._check_given_weights(self.config.denoiser.start, use="start")
 
     def _check_guidance(self) -> None:
         """InputError for numbers of guides and guidance that mean nothing, or the opposite."""
@@ -122,27 +130,15 @@ class Experiment:
         if len(c.interval) != 2 or not 0 <= c.interval[0] < c.interval[1] <= 1:
             raise InputError(f"config.translate.interval is {tuple(c.interval)}: give (low, high) within 0..1")
 
-    def _check_given_weights(self) -> None:
-        """InputError where config.denoiser is not what the given weights were trained as, or on."""
+    def _check_given_weights(self, given: str, use: str = "weights") -> None:
+        """InputError where config.denoiser is not what the given weights were trained as, or on. Those that training
+        starts from may be of other images."""
         c, target = self.config.denoiser, self.config.data.target.name
-        path = locate(c.weights)
+        path = locate(given, use)
         load_pretrained(path, self.denoiser_network[1])
         story = read_story(path)
-        if c.weights in SHIPPED and target != "streets":
-            raise InputError(
-                f"config.denoiser.weights is {c.weights!r}, which paints streets, and config.data.target is "
-                f"{target!r}: set config.denoiser.weights to '' to train on your target images"
-            )
-        if target == "streets" and story.get("streets_version", streets.VERSION) != streets.VERSION:
-            raise InputError(
-                f"{path} was trained on streets version {story['streets_version']}, these are version "
-                f"{streets.VERSION}: set config.denoiser.weights to '' to train anew"
-            )
-        if c.weights in SHIPPED and tuple(story["size"]) != tuple(self.config.data.size):
-            raise InputError(
-                f"config.denoiser.weights is {c.weights!r}, trained at {tuple(story['size'])}, and config.data.size is "
-                f"{tuple(self.config.data.size)}: set config.denoiser.weights to '' to train at your size"
-            )
+        if use == "weights":
+            self._check_given_images(given, story, target)
         trained = story.get("denoiser", {})
         for name in ("prediction", "schedule", "total"):
             if trained.get(name, c[name]) != c[name]:
@@ -150,6 +146,24 @@ class Experiment:
                     f"{path} was trained with denoiser.{name} = {trained[name]!r}, "
                     f"config.denoiser.{name} is {c[name]!r}"
                 )
+
+    def _check_given_images(self, given: str, story: dict[str, Any], target: str) -> None:
+        """InputError where given weights are used for other images than they were trained on."""
+        if given in SHIPPED and target != "streets":
+            raise InputError(
+                f"config.denoiser.weights is {given!r}, which paints streets, and config.data.target is "
+                f"{target!r}: set config.denoiser.weights to '' to train on your target images"
+            )
+        if target == "streets" and story.get("streets_version", streets.VERSION) != streets.VERSION:
+            raise InputError(
+                f"{locate(given)} was trained on streets version {story['streets_version']}, these are version "
+                f"{streets.VERSION}: set config.denoiser.weights to '' to train anew"
+            )
+        if given in SHIPPED and tuple(story["size"]) != tuple(self.config.data.size):
+            raise InputError(
+                f"config.denoiser.weights is {given!r}, trained at {tuple(story['size'])}, and config.data.size is "
+                f"{tuple(self.config.data.size)}: set config.denoiser.weights to '' to train at your size"
+            )
 
     # data ------------------------------------------------------------------------------------------------------------
 

@@ -22,12 +22,13 @@ SHIPPED = {"streets": Path(__file__).parent / "shipped" / "streets_denoiser.safe
 """Denoisers that come with the package, by name."""
 
 
-def locate(name: str) -> Path:
-    """The file of a shipped denoiser, or the path that `name` is; InputError where there is no such file."""
+def locate(name: str, field: str = "weights") -> Path:
+    """The file of a shipped denoiser, or the path that `name` is; InputError, naming the field of config.denoiser,
+    where there is no such file."""
     path = SHIPPED.get(name, Path(name))
     if not path.is_file():
         raise InputError(
-            f"config.denoiser.weights is {name!r}, and there is no such file: give a .safetensors file, one of "
+            f"config.denoiser.{field} is {name!r}, and there is no such file: give a .safetensors file, one of "
             f"{', '.join(SHIPPED)}, or '' to train from scratch"
         )
     return path
@@ -46,6 +47,12 @@ def read_story(path: Path) -> dict[str, Any]:
             return {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
     except (SafetensorError, ValueError) as error:
         raise InputError(f"{path} is no safetensors file that this program wrote: {error}") from error
+
+
+def trained_steps(story: dict[str, Any]) -> int:
+    """Training steps in all, those of the weights it started from included."""
+    start = story.get("start")
+    return int(story.get("steps", 0)) + (trained_steps(start) if start else 0)
 
 
 def load_pretrained(path: Path, like: Params) -> Params:

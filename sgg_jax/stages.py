@@ -23,7 +23,7 @@ from sgg_jax.data.loader import Batches
 from sgg_jax.data.writer import TranslationWriter, open_export
 from sgg_jax.evaluation import denoising_error, score, summary
 from sgg_jax.experiment import Experiment
-from sgg_jax.pretrained import load_pretrained, locate, read_story, save_weights
+from sgg_jax.pretrained import load_pretrained, locate, read_story, save_weights, trained_steps
 from sgg_jax.progress import Progress, track
 from sgg_jax.records import write_json
 from sgg_jax.results import HELD_OUT_LEVELS, curve_rows, guide_place, guided_and_unguided, networks, score_tables
@@ -48,7 +48,7 @@ def train_denoiser(run: Experiment) -> dict[str, Any]:
     """The target domain's denoiser, trained or given; its held-out loss and a sheet of unconditional samples."""
     given = run.config.denoiser.weights
     if given:
-        say(f"the denoiser is {locate(given)}, trained for {read_story(locate(given)).get('steps')} steps")
+        say(f"the denoiser is {locate(given)}, trained for {trained_steps(read_story(locate(given)))} steps")
         made = {"weights": given}
     else:
         made = fit_denoiser(run)

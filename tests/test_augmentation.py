@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sgg_jax.augmentation import NONE, Strength, augment, diffused, recolor, warp
+from sgg_jax.augmentation import NONE, PATCHES, Strength, augment, diffused, pattern, recolor, retexture, warp
 from sgg_jax.types import VOID
 
 B, H, W = 32, 12, 16
@@ -21,7 +21,7 @@ FAST = {"xla_backend_optimization_level": 0}  # compiles in half the time
 @partial(jax.jit, compiler_options=FAST)
 def view(key, image, labels, strength):
     """All operations but those that are left out of the program where they are 0."""
-    return augment(key, image, labels, strength._replace(recolor=0.0, diffuse=0.0))
+    return augment(key, image, labels, strength._replace(recolor=0.0, texture=0.0, diffuse=0.0))
 
 
 # Every pixel knows where it comes from: its label is its index, its colour its row and column (and a grey of 0.2).
@@ -201,6 +201,34 @@ def test_recolor_adds_one_colour_to_each_class_and_none_to_void():
     assert colors.std() == pytest.approx(0.5, rel=4 / np.sqrt(2 * colors.size))
 
 
+@pytest.mark.parametrize("size", PATCHES)
+def test_patterns_are_squares_or_smooth_between_their_centres(size):
+    draw = jax.jit(partial(pattern, height=H, width=W, size=size), compiler_options=FAST)
+    drawn = np.stack([draw(jax.random.key(seed)) for seed in range(200)])
+    # a square's border is met once in `size` pixels, so most neighbours of a hard pattern are equal
+    equal = (drawn[:, 1:] == drawn[:, :-1]).all(-1).mean((1, 2))
+    hard = equal > 0.3 if size > 1 else np.ones(200, bool)
+    if size > 1:
+        assert 65 <= hard.sum() <= 135  # of 200 fair coins
+        assert equal[hard] == pytest.approx(1 - 1 / size, abs=1.01 / (H - 1))
+        assert equal[~hard].max() < 0.05
+    assert drawn[hard].var() == pytest.approx(1 if size > 1 else drawn.var(), rel=0.2)
+    assert drawn.var() <= 1.1 and abs(drawn.mean()) < 0.15
+    grey = drawn.mean(-1, keepdims=True)
+    assert 0.75 < grey.var() / drawn.var() < 0.95  # 0.8 + 0.2 / 3
+
+
+def test_retexture_gives_each_class_its_own_strength_and_void_none():
+    labels = np.random.default_rng(1).choice([0, 1, VOID], (H, W)).astype(np.int32)
+    draw = jax.jit(lambda key, s: retexture(key, RANDOM[0], labels, s) - RANDOM[0], compiler_options=FAST)
+    moved = np.stack([draw(jax.random.key(seed), 0.3) for seed in range(200)])
+    np.testing.assert_allclose(moved[:, labels == VOID], 0, atol=1e-6)
+    np.testing.assert_allclose(draw(jax.random.key(3), 0.6), 2 * moved[3], atol=1e-5)
+    strengths = np.log([moved[:, labels == c].std((1, 2)) for c in (0, 1)])
+    assert abs(np.corrcoef(strengths)[0, 1]) < 0.4  # not drawn together
+    assert 0.2 < moved[:, labels != VOID].std() / (0.3 * np.sqrt(len(PATCHES))) < 1.0
+
+
 def test_diffused_images_have_the_moments_of_a_diffusion_step():
     """Unit variance in, unit variance out; correlation with the image is sqrt(1 - s^2), s uniform up to the most."""
     image = np.random.default_rng(2).standard_normal((64, 64, 3)).astype(np.float32)
@@ -215,11 +243,11 @@ def test_diffused_images_have_the_moments_of_a_diffusion_step():
 
 
 def test_guides_augmentation_is_part_of_the_whole():
-    strong = NONE._replace(recolor=0.5, diffuse=0.9)
+    strong = NONE._replace(recolor=0.5, texture=0.3, diffuse=0.9)
     image, labels = jax.jit(augment, static_argnums=3, compiler_options=FAST)(jax.random.key(0), RANDOM, LABELS, strong)
     np.testing.assert_array_equal(labels, LABELS)
     assert float(jnp.abs(image).max()) > 1.5  # the noise of diffusion is not clipped
-    assert Strength().recolor == Strength().diffuse == 0
+    assert Strength().recolor == Strength().texture == Strength().diffuse == 0
 
 
 def test_colours_of_classes_are_drawn_apart_from_the_other_draws():

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +15,7 @@ from sgg_jax.data.writer import open_export
 from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
 from sgg_jax.pipeline import main
-from sgg_jax.pretrained import read_story
+from sgg_jax.pretrained import load_pretrained, read_story, trained_steps
 from sgg_jax.translation import translate, translate_all
 
 
@@ -266,11 +267,32 @@ def test_weights_of_one_run_serve_another(finished, tmp_path, capsys):
     errors = [json.loads((run / "denoiser" / "heldout.json").read_text()) for run in (finished, tmp_path / "new")]
     assert errors[0]["step"] == errors[1]["step"] == [10, 30, 60, 100, 150, 200, 300, 400, 500, 600, 700, 850, 999]
     assert errors[0]["error"] == pytest.approx(errors[1]["error"], rel=1e-2)
-    config.denoiser.prediction = "eps"
+    config.denoiser.start = str(file)
+    with pytest.raises(InputError, match=r"denoiser.start is .* which is used as it is"):
+        main("train_denoiser", config, tmp_path / "both")
+    config.denoiser.start, config.denoiser.prediction = "", "eps"
     with pytest.raises(
         InputError, match=r"trained with denoiser.prediction = 'v', config.denoiser.prediction is 'eps'"
     ):
         main("train_denoiser", config, tmp_path / "other")
+
+
+def test_training_may_start_from_given_weights(finished, tmp_path):
+    """With a learning rate of 0 they stay what they were, to half precision; their story is told on."""
+    file = finished / "denoiser" / "weights.safetensors"
+    config = tiny()
+    config.denoiser.start = str(file)
+    config.denoiser.training.learning_rate = 0.0
+    main("train_denoiser", config, tmp_path / "more")
+    made = tmp_path / "more" / "denoiser" / "weights.safetensors"
+    story = read_story(made)
+    assert story["start"] == read_story(file) and trained_steps(story) == 8
+    like = Experiment(config, tmp_path).denoiser_network[1]
+    for one, other in zip(*(jax.tree.leaves(load_pretrained(path, like)) for path in (file, made)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    config.denoiser.start = str(tmp_path / "nothing.safetensors")
+    with pytest.raises(InputError, match=r"config.denoiser.start is .*nothing.*there is no such file"):
+        main("train_denoiser", config, tmp_path / "none")
 
 
 def test_variants_of_ptl_and_of_the_start(finished, tmp_path):
