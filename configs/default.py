@@ -120,29 +120,35 @@ def get_config() -> ConfigDict:
     )
 
     config.guide = ConfigDict(
-        dict(  # what the segmenters that guide are augmented with on top of segmenter.augmentation
-            # A guide that knows classes by the source's colours paints them back. On streets these two raise the mIoU
-            # on target images of the source network itself from 32 to 47 (docs/results.md).
+        dict(  # what the first guide is augmented with on top of segmenter.augmentation; PTL's know target's colours
+            # A guide that knows classes by the source's colours paints them back. On streets the first two raise the
+            # mIoU on target images of the source network itself from 32 to 50, in fewer steps (docs/results.md).
             recolor=0.7,  # standard deviation of a random colour added to each class's pixels, in units of [-1,1]
-            diffuse=0.8,  # largest share s of noise in sqrt(1 - s^2) image + s noise: what the steps of diffusion show
+            texture=0.3,  # standard deviation of random patterns of 1 to 16 pixels added likewise
+            # Largest share s of noise in sqrt(1 - s^2) image + s noise, what the steps of diffusion show. Cleaner
+            # gradients at deep steps (0.8), but 3 points of mIoU, which a collage needs more.
+            diffuse=0.0,
         )
     )
 
     config.translate = ConfigDict(
         dict(
             guide="adapted",  # whose weights guide: "adapted" (the last of PTL) or "source"
-            start="image",  # what is noised: the source "image", its brightness alone, "grey", or a "collage" of it
+            # What is noised: the source "image", its brightness alone, "grey", or a "collage" of it in the target's
+            # pixels. On streets, one seed: students of unguided translations 36, 37, 50 mIoU (docs/results.md).
+            start="collage",
             donors=600,  # target images, the first, that a collage is made of (sgg_jax/collage.py)
             donor_confidence=0.7,  # least probability with which the guide must see a class in a donor's pixel
-            # On streets the source's colours outlive 500 steps of noise: students 41.6 at 700, 38.5 at 500.
-            depth=700,  # n: forward steps that noise the source image, of denoiser.total
-            steps=20,  # reverse steps, evenly spaced below the depth; 0 for every one of them (the paper)
+            # n: forward steps that noise the start, of denoiser.total. A collage has the target's textures already: on
+            # streets its students get worse with depth (100: 51, 250: 48, 400: 46). The source image needs 700.
+            depth=100,
+            steps=12,  # reverse steps, evenly spaced below the depth; 0 for every one of them (the paper)
             sampler="ddpm",  # "ddpm" (ancestral, the paper) or "ddim"
             eta=0.0,  # stochasticity of ddim: 0 none, 1 as ddpm
             limit=1.0,  # bound on the predicted clean image, in [-1,1] units; float("inf") for none
             guidance="sgg",  # "none", "gsg" (global), "lcg" (local), "sgg" (alternating)
-            # On streets, one seed: students of 128 images 38.5 mIoU where g looks at x0-hat (clip_ratio 0.5), 34.5
-            # where it looks at x_k (clip_ratio 1), unguided 35.9 (docs/results.md).
+            # On streets, one seed, image start: students of 128 images 38.5 mIoU where g looks at x0-hat (clip_ratio
+            # 0.5), 34.5 where it looks at x_k (clip_ratio 1), unguided 35.9 (docs/results.md).
             look="denoised",  # where g looks: "noisy" (x_k, the paper), "denoised" (x0-hat), "through_denoiser"
             scale=1.0,  # lambda; cross-entropy is summed over pixels
             fill=0.0,  # what hides the other classes from lcg, in [-1,1]; 0 is mid-grey
@@ -161,7 +167,7 @@ def get_config() -> ConfigDict:
     config.adapt = ConfigDict(
         dict(
             fresh=False,  # every round trains a fresh network; False fine-tunes the last guide (the paper)
-            depths=(500, 700),  # d_1 < d_2 < ... of PTL's rounds; all else about the translations is `translate`
+            depths=(60, 100),  # d_1 < d_2 < ... of PTL's rounds; all else about the translations is `translate`
             training=training(steps=300, batch_size=16, learning_rate=1e-3),  # of every round's fine-tuning
         )
     )

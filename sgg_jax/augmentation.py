@@ -128,8 +128,9 @@ def retexture(key: Array, image: Array, labels: Array, strength: float) -> Array
     amount_key, *keys = jax.random.split(key, 1 + len(PATCHES))
     amount = strength * jax.random.normal(amount_key, (VOID + 1, len(PATCHES)))
     amount = amount.at[VOID].set(0.0)[labels]  # [H,W,P]
+    height, width = labels.shape
     for place, (size, key) in enumerate(zip(PATCHES, keys, strict=True)):
-        image = image + amount[..., place, None] * pattern(key, *labels.shape, size)
+        image = image + amount[..., place, None] * pattern(key, height, width, size)
     return image
 
 

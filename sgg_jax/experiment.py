@@ -39,8 +39,6 @@ STREAMS = ("denoiser", "source", "judge", "adapt", "student", "collage")
 """What has a seed of its own."""
 STARTS = ("image", "grey", "collage")
 """What is noised: the source image, its brightness alone, or its regions in the target's pixels."""
-GUIDES = ("source", "adapt")
-"""Streams of the segmenters that guide."""
 
 
 class Experiment:
@@ -269,10 +267,10 @@ class Experiment:
         return int(np.random.SeedSequence((self.config.seed, STREAMS.index(stream))).generate_state(1)[0] >> 1)
 
     def strength(self, stream: str) -> Strength | None:
-        """Augmentation of the segmenters of that stream; None for none. Guides get config.guide on top."""
+        """Augmentation of the segmenters of that stream; None for none. The first guide gets config.guide on top."""
         c = self.config
         common = Strength(**c.segmenter.augmentation.to_dict()) if c.segmenter.augment else None
-        if stream not in GUIDES or not any(c.guide.values()):
+        if stream != "source" or not any(c.guide.values()):
             return common
         return (common or NONE)._replace(**c.guide.to_dict())
 

@@ -52,6 +52,7 @@ LIBRARIES = {  # where a library may be imported: modules or folders of sgg_jax,
     "optax": {"training"},
     "ml_collections": {"configs", "main", "roles", "experiment", "planning", "pipeline"},
     "matplotlib": {"report"},
+    "scipy": {"collage"},
     "tqdm": {"progress"},
 }
 WITHOUT_JAX = {

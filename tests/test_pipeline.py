@@ -306,11 +306,11 @@ def test_variants_of_ptl_and_of_the_start(finished, tmp_path):
     assert (start.name(0), start.image_id(0), len(start)) == (run.source.name(0), run.source.image_id(0), 6)
     run.config.translate.start, run.config.translate.donors = "collage", 3
     run.config.translate.donor_confidence = 0.0
-    start, other = run.start(guide), run.with_seed(5).start(guide)
+    start = run.start(guide)
     pixels = {tuple(p) for i in range(3) for p in run.target[i].image.reshape(-1, 3)}
     own = {tuple(p) for p in example.image.reshape(-1, 3)}  # of classes that the guide sees nowhere
     assert {tuple(p) for p in start[0].image.reshape(-1, 3)} <= pixels | own
-    assert (start[0].image == run.start(guide)[0].image).all() and (start[0].image != other[0].image).any()
+    assert (start[0].image == run.start(guide)[0].image).all() and (start[0].image != example.image).any()
     first_losses = []
     for fresh in (False, True):
         config = tiny()
