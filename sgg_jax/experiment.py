@@ -184,8 +184,12 @@ class Experiment:
         assert dataset is not None
         return dataset
 
-    def start(self, guide: Params) -> Dataset:
-        """The source as translations start from it, before noise; guide: weights of what places a collage's pixels."""
+    def start(self, guide: Params, depth: int) -> Dataset:
+        """The source as translations to that depth start from it, before noise.
+
+        guide: weights of what places a collage's pixels. Every depth draws its own donors, so that each round of PTL
+        shows the guide other target images.
+        """
         name = self.config.translate.start
         if name == "grey":
             return Painted(self.source, lambda example, image_id: grey(example.image))
@@ -193,7 +197,9 @@ class Experiment:
             given, seed = self._donors(guide), self.seed("collage")
             return Painted(
                 self.source,
-                lambda example, image_id: collage(example.image, example.known_labels(), given, (seed, image_id)),
+                lambda example, image_id: collage(
+                    example.image, example.known_labels(), given, (seed, depth, image_id)
+                ),
             )
         return self.source
 

@@ -85,6 +85,17 @@ def sdedit(run: Experiment, directory: Path, depth: int) -> Dataset:
     return translate_into(run, directory, params, depth, method, len(run.source), label, "none", run.source)
 
 
+def start_time(run: Experiment, depth: int) -> float:
+    """Seconds per image of making what is noised; what the guide sees in the donors is shared by all images."""
+    guide, few = run.segmenter_params("source"), range(min(16, len(run.source)))
+    began = time.perf_counter()
+    start = run.start(guide, depth)
+    opened = time.perf_counter()
+    for index in few:
+        _ = start[index]
+    return (opened - began) / len(run.source) + (time.perf_counter() - opened) / len(few)
+
+
 def guided(variant: str) -> Way:
     """Guided by the source segmenter, at config.translate.depth."""
 
@@ -93,7 +104,8 @@ def guided(variant: str) -> Way:
         return translate_into(run, directory, guide(run), depth, method, len(run.source), variant, variant)
 
     def cost(run: Experiment, calibration: Calibration, setting: Any) -> float:
-        return calibration.translation(run.method(variant), run.config.translate.depth)
+        depth = run.config.translate.depth
+        return start_time(run, depth) + calibration.translation(run.method(variant), depth)
 
     return Way(make, cost)
 
@@ -108,7 +120,7 @@ def sgg_ptl(run: Experiment, directory: Path, setting: Any) -> Dataset:
 def ptl_time(run: Experiment, calibration: Calibration, setting: Any) -> float:
     """All rounds' translations and the last one; the fine-tuning between them is not counted."""
     depths = (*run.config.adapt.depths, run.config.translate.depth)
-    return sum(calibration.translation(run.method(), depth) for depth in depths)
+    return sum(start_time(run, depth) + calibration.translation(run.method(), depth) for depth in depths)
 
 
 METHODS = {

@@ -122,7 +122,8 @@ def traces(run: Experiment, count: int) -> dict[str, list[Look]]:
     count = min(count, len(run.source))
     examples = [run.source[index] for index in range(count)]
     guide = run.segmenter_params(guide_place(run))
-    start, schedule = run.start(guide), run.schedule(run.config.translate.depth)
+    depth = run.config.translate.depth
+    start, schedule = run.start(guide, depth), run.schedule(depth)
     image = np.stack([start[index].image for index in range(count)])
     labels = np.stack([example.known_labels() for example in examples])
     ids = np.array([run.source.image_id(index) for index in range(count)], np.int32)

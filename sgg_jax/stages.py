@@ -160,7 +160,7 @@ def translate_into(
             run.denoiser(),
             run.segmenter(guide),
             schedule,
-            run.start(guide) if start is None else start,
+            run.start(guide, depth) if start is None else start,
             todo,
             run.knobs,
             batch_size=run.config.translate.batch_size,

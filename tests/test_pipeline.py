@@ -304,16 +304,18 @@ def test_variants_of_ptl_and_of_the_start(finished, tmp_path):
     run = Experiment(tiny(), finished)
     guide = run.segmenter_params("source")
     run.config.translate.start = "grey"
-    example, start = run.source[0], run.start(guide)
+    example, start = run.source[0], run.start(guide, 100)
     assert (start[0].labels == example.labels).all() and np.ptp(start[0].image.astype(int), axis=-1).max() == 0
     assert (start.name(0), start.image_id(0), len(start)) == (run.source.name(0), run.source.image_id(0), 6)
     run.config.translate.start, run.config.translate.donors = "collage", 3
     run.config.translate.donor_confidence = 0.0
-    start = run.start(guide)
+    start = run.start(guide, 100)
     pixels = {tuple(p) for i in range(3) for p in run.target[i].image.reshape(-1, 3)}
     own = {tuple(p) for p in example.image.reshape(-1, 3)}  # of classes that the guide sees nowhere
     assert {tuple(p) for p in start[0].image.reshape(-1, 3)} <= pixels | own
-    assert (start[0].image == run.start(guide)[0].image).all() and (start[0].image != example.image).any()
+    assert (start[0].image == run.start(guide, 100)[0].image).all() and (start[0].image != example.image).any()
+    deeper = run.start(guide, 200)
+    assert any((start[i].image != deeper[i].image).any() for i in range(6))  # other donors
     first_losses = []
     for fresh in (False, True):
         config = tiny()
