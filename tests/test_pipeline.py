@@ -314,8 +314,9 @@ def test_variants_of_ptl_and_of_the_start(finished, tmp_path):
     own = {tuple(p) for p in example.image.reshape(-1, 3)}  # of classes that the guide sees nowhere
     assert {tuple(p) for p in start[0].image.reshape(-1, 3)} <= pixels | own
     assert (start[0].image == run.start(guide, 100)[0].image).all() and (start[0].image != example.image).any()
-    deeper = run.start(guide, 200)
-    assert any((start[i].image != deeper[i].image).any() for i in range(6))  # other donors
+    run.config.translate.donors = 12
+    start, deeper = run.start(guide, 100), run.start(guide, 200)
+    assert any((start[i].image != deeper[i].image).any() for i in range(6))  # other depths, other donors
     first_losses = []
     for fresh in (False, True):
         config = tiny()
