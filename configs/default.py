@@ -188,7 +188,7 @@ def get_config() -> ConfigDict:
             seeds=(0, 1, 2),
             # Candidates of the baselines' own settings: the best on data.val for config.seed is used for all.
             sdedit_depths=(300, 400, 500, 600, 700),  # 600 is best on streets (docs/results.md)
-            fda_betas=(0.01, 0.05, 0.1),
+            fda_betas=(0.05, 0.1, 0.2),
         )
     )
 
