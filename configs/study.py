@@ -3,7 +3,7 @@ an hour.
 
     python main.py compare --config configs/study.py --workdir runs/study
 
-Settings are the defaults of configs/default.py but for the number of images and of steps.
+Settings are the defaults of configs/default.py but for fewer images and steps, and three rounds of PTL instead of four.
 """
 
 from configs import default
