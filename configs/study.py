@@ -1,5 +1,4 @@
-"""The study of docs/results.md: all ten methods on streets over three seeds, as much as two CPU cores do in about
-an hour.
+"""The study of docs/results.md: all ten methods on streets over three seeds; more than two hours of one CPU core.
 
     python main.py compare --config configs/study.py --workdir runs/study
 

@@ -85,11 +85,11 @@ def sdedit(run: Experiment, directory: Path, depth: int) -> Dataset:
     return translate_into(run, directory, params, depth, method, len(run.source), label, "none", run.source)
 
 
-def start_time(run: Experiment, depth: int) -> float:
+def start_time(run: Experiment) -> float:
     """Seconds per image of making what is noised; what the guide sees in the donors is shared by all images."""
     guide, few = run.segmenter_params("source"), range(min(16, len(run.source)))
     began = time.perf_counter()
-    start = run.start(guide, depth)
+    start = run.start(guide, run.config.translate.depth)
     opened = time.perf_counter()
     for index in few:
         _ = start[index]
@@ -104,8 +104,7 @@ def guided(variant: str) -> Way:
         return translate_into(run, directory, guide(run), depth, method, len(run.source), variant, variant)
 
     def cost(run: Experiment, calibration: Calibration, setting: Any) -> float:
-        depth = run.config.translate.depth
-        return start_time(run, depth) + calibration.translation(run.method(variant), depth)
+        return start_time(run) + calibration.translation(run.method(variant), run.config.translate.depth)
 
     return Way(make, cost)
 
@@ -120,7 +119,7 @@ def sgg_ptl(run: Experiment, directory: Path, setting: Any) -> Dataset:
 def ptl_time(run: Experiment, calibration: Calibration, setting: Any) -> float:
     """All rounds' translations and the last one; the fine-tuning between them is not counted."""
     depths = (*run.config.adapt.depths, run.config.translate.depth)
-    return sum(start_time(run, depth) + calibration.translation(run.method(), depth) for depth in depths)
+    return len(depths) * start_time(run) + sum(calibration.translation(run.method(), depth) for depth in depths)
 
 
 METHODS = {
