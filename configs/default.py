@@ -26,7 +26,17 @@ def dataset(domain: str, split: str, count: int) -> ConfigDict:
     """One role's data set: `name` says which of the blocks below it is read from."""
     return ConfigDict(
         dict(
-            name="streets",  # "streets", "folder" (your own files), "tfds" (prepared); "none" for judge, val, test
+            # "streets", "folder" (your own files), "tfds" (prepared), or a public set where it lies: "gta5", "synthia",
+            # "cityscapes", "acdc", "dark_zurich", "bdd100k", "urbansyn", "synscapes", "mapillary"; "exported" for what
+            # this program wrote; "none" for judge, val, test
+            name="streets",
+            root="",  # folder (or zip file) of a public set
+            size=(),  # height, width that examples are brought to; () for data.size
+            public=dict(
+                split="train",  # further words narrow it down: "train/fog" of ACDC, "train/aachen" of Cityscapes
+                fit="stretch",  # to the size; "crop" keeps the aspect and cuts the middle out, "native" keeps the size
+                count=0,  # images, the first in sorted order; 0 for all
+            ),
             streets=dict(
                 domain=domain,  # "source" or "target"
                 split=split,  # "train", "val" or "test": disjoint image ids
@@ -36,7 +46,7 @@ def dataset(domain: str, split: str, count: int) -> ConfigDict:
             folder=dict(
                 images="",  # directory or glob of images, any size
                 labels="",  # directory or glob of label PNGs with the same stems; "" for an unlabelled set
-                fit="crop",  # to data.size: "crop" keeps the aspect and cuts the middle out, "stretch" does not
+                fit="crop",  # as above
                 count=0,  # images, the first in sorted order; 0 for all
                 void_ids=(255,),  # label values that mean "no class"
             ),
@@ -58,10 +68,12 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of weights, batches, augmentation and noise
 
     config.data = ConfigDict()
-    config.data.size = (48, 96)  # height, width in pixels; a multiple of every network's stride
+    # Height, width in pixels of what networks see at once: training crops, tiles. A multiple of every network's stride.
+    config.data.size = (48, 96)
     # Class table of folder data: (name, (label values,), (R, G, B)); the place in the table is the train id.
-    # Streets brings its own.
+    # Streets brings its own, public sets have the 19 of Cityscapes unless this says otherwise.
     config.data.classes = ()
+    config.data.max_bad = 0  # examples of each role that may be unusable; they are named, and the run goes on without
     config.data.source = dataset("source", "train", 1000)  # labelled; is translated
     config.data.target = dataset("target", "train", 4000)  # labels, if any, are not looked at
     config.data.judge = dataset("target", "train", 1000)  # labelled target images for the judge, or "none"

@@ -57,7 +57,7 @@ class Calibration:
 
     def _flops(self, kind: str) -> float:
         run = self.run
-        image = jax.ShapeDtypeStruct((1, *run.source.size, 3), jnp.float32)
+        image = jax.ShapeDtypeStruct((1, *run.config.data.size, 3), jnp.float32)
         if kind == "denoiser":
             lowered = jax.jit(run.denoiser_network[0]).lower(
                 run.denoiser_network[1], image, jax.ShapeDtypeStruct((1,), jnp.int32)
@@ -118,7 +118,7 @@ class Calibration:
     def prediction(self) -> float:
         """Seconds of one batch of evaluation."""
         run, size = self.run, self.run.config.evaluate.batch_size
-        batch = shard(np.zeros((size, *run.source.size, 3), np.uint8), run.mesh)
+        batch = shard(np.zeros((size, *run.config.data.size, 3), np.uint8), run.mesh)
         network = replicate(run.segmenter(run.segmenter_network()[1]), run.mesh)
         return timed(lambda: predict(network, batch))
 

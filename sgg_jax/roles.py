@@ -6,7 +6,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sgg_jax.data import DATASETS
-from sgg_jax.data.dataset import ClassInfo, Dataset
+from sgg_jax.data.dataset import ClassInfo, Dataset, Tolerant
+from sgg_jax.data.public import LAYOUTS, open_public
 from sgg_jax.errors import InputError
 
 ROLES = ("source", "target", "judge", "val", "test")
@@ -28,7 +29,7 @@ def open_roles(data: ConfigDict) -> dict[str, Dataset | None]:
     """
     if len(tuple(data.size)) != 2:
         raise InputError(f"config.data.size is {tuple(data.size)}: give (height, width)")
-    found = {role: _open(data, role) for role in ROLES}
+    found = {role: _tolerant(data, role) for role in ROLES}
     source = found["source"]
     for role, dataset in found.items():
         if source and dataset and [c.name for c in dataset.classes] != [c.name for c in source.classes]:
@@ -39,20 +40,36 @@ def open_roles(data: ConfigDict) -> dict[str, Dataset | None]:
     return found
 
 
-def _open(data: ConfigDict, role: str) -> Dataset | None:
-    name = data[role].name
-    if name == "none" and role in OPTIONAL:
+def _tolerant(data: ConfigDict, role: str) -> Dataset | None:
+    """The data set of a role, going on without as many bad examples as config.data.max_bad allows."""
+    dataset = open_role(data, role)
+    if dataset is None:
         return None
-    constructor = choose(DATASETS, name, f"data.{role}.name")
-    options = data[role][name].to_dict()
-    if name != "streets":
-        options["classes"] = class_table(data.classes)
     try:
-        dataset: Dataset = constructor(size=tuple(data.size), **options)
+        return Tolerant(dataset, data.max_bad)
     except InputError as error:
-        raise InputError(f"config.data.{role}.{name}: {error}") from error
+        raise InputError(f"config.data.{role} ({data[role].name}): {error}") from error
+
+
+def open_role(data: ConfigDict, role: str) -> Dataset | None:
+    """The data set of a role as it is, bad examples included; None where its name is "none"."""
+    c = data[role]
+    if c.name == "none" and role in OPTIONAL:
+        return None
+    size, classes = tuple(c.size) or tuple(data.size), class_table(data.classes)
+    try:
+        if c.name in LAYOUTS:
+            dataset: Dataset = open_public(LAYOUTS[c.name], c.root, size=size, classes=classes, **c.public.to_dict())
+        else:
+            constructor = choose({**DATASETS, **LAYOUTS}, c.name, f"data.{role}.name")
+            options = c[c.name].to_dict()
+            if c.name != "streets":
+                options["classes"] = classes
+            dataset = constructor(size=size, **options)
+    except InputError as error:
+        raise InputError(f"config.data.{role} ({c.name}): {error}") from error
     if role in LABELLED and not dataset.labelled:
-        raise InputError(f"config.data.{role} needs labels: set config.data.{role}.{name}.labels")
+        raise InputError(f"config.data.{role} ({c.name}) needs labels: name its label files or a split that has some")
     return dataset
 
 

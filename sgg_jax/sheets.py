@@ -22,7 +22,7 @@ def sample_sheet(run: Experiment) -> None:
     """denoiser/samples.png: unconditional samples, pure noise denoised by the configured sampler at full depth."""
     rows, columns = SAMPLES
     count = -(-rows * columns // run.mesh.size) * run.mesh.size
-    grey = np.full((count, *run.source.size, 3), 127, np.uint8)  # hidden by the noise at full depth
+    grey = np.full((count, *run.config.data.size, 3), 127, np.uint8)  # hidden by the noise at full depth
     total = run.config.denoiser.total
     # The guide is not looked at, but it is an operand: its untrained weights will do.
     networks = replicate((run.denoiser(), run.segmenter(run.segmenter_network()[1])), run.mesh)

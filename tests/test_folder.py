@@ -1,4 +1,4 @@
-"""FolderPair: pairing by name, one geometry for image and labels, and a sentence for every kind of bad file."""
+"""Folder pairs: pairing by name, one geometry for image and labels, and a sentence for every kind of bad file."""
 
 import warnings
 import zlib
@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sgg_jax.data import folder
+from sgg_jax.data import decode
 from sgg_jax.data.dataset import VOID, ClassInfo
-from sgg_jax.data.folder import FolderPair
+from sgg_jax.data.folder import open_folders
+from sgg_jax.data.pairs import Pairs
 from sgg_jax.errors import InputError
 
 CLASSES = (ClassInfo("road", (7, 8), (128, 64, 128)), ClassInfo("car", (26,), (0, 0, 142)))
@@ -31,12 +32,12 @@ def labels(path: Path, height: int = 8, width: int = 12, value: int = 7) -> Path
     return save(path, np.full((height, width), value, np.uint8))
 
 
-def folders(root: Path, **changes: Any) -> FolderPair:
+def folders(root: Path, **changes: Any) -> Pairs:
     settings: dict[str, Any] = {"images": str(root / "i"), "labels": str(root / "l"), "size": (8, 12)} | changes
-    return FolderPair(classes=CLASSES, **settings)
+    return open_folders(classes=CLASSES, **settings)
 
 
-def ids_of(data: FolderPair, index: int = 0) -> np.ndarray:
+def ids_of(data: Pairs, index: int = 0) -> np.ndarray:
     got = data[index].labels
     assert got is not None
     return got
@@ -94,14 +95,21 @@ def test_folder_names_with_pattern_characters_and_hidden_files(tmp_path: Path) -
     assert len(folders(tmp_path, images=str(tmp_path / "set [1]"), labels="")) == 1
 
 
-def test_what_does_not_pair_is_refused(tmp_path: Path) -> None:
+def test_what_does_not_pair_is_a_problem_and_left_out(tmp_path: Path) -> None:
     for stem in "abcde":
         image(tmp_path / "i" / f"{stem}.png")
     labels(tmp_path / "l" / "a.png")
-    refused("4 of 5", tmp_path / "i" / "b.png", tmp_path / "i" / "d.png", ", ...", call=lambda: folders(tmp_path))
+    data = folders(tmp_path)
+    assert [data.name(i) for i in range(len(data))] == ["a"]
+    assert [p.category for p in data.problems] == ["missing label"] * 4
+    assert str(tmp_path / "i" / "b.png") in data.problems[0].text and "file name of its image" in data.problems[0].text
     for stem in "bcdefg":
         labels(tmp_path / "l" / f"{stem}.png")
-    refused("2 label files", tmp_path / "l" / "f.png", call=lambda: folders(tmp_path))
+    data = folders(tmp_path)
+    assert len(data) == 5
+    assert [(p.category, p.name) for p in data.problems] == [
+        ("orphan label", str(tmp_path / "l" / f"{stem}.png")) for stem in "fg"
+    ]
 
 
 def test_stems_that_never_match_are_refused_with_the_rule(tmp_path: Path) -> None:
@@ -198,7 +206,7 @@ def test_sizes_of_a_pair_must_agree(tmp_path: Path) -> None:
 
 
 def read(path: Path) -> np.ndarray:
-    return folder.read_image(str(path))
+    return decode.read_image(path.read_bytes(), str(path))
 
 
 def test_transparent_pixels_become_black(tmp_path: Path) -> None:

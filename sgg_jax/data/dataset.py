@@ -1,10 +1,14 @@
 """What every data set of the project is: a sequence of examples with stable names and integer ids."""
 
-from collections.abc import Callable, Sequence
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from sgg_jax.data.problems import ERRORS, BadFileError, Problem
 from sgg_jax.errors import InputError
 
 VOID = 255
@@ -33,12 +37,14 @@ class Example(NamedTuple):
 class Dataset(Protocol):
     """A random-access data set. Reading the same index twice gives the same bytes.
 
-    `[index]` raises InputError, naming the file, if an example cannot be read.
+    `[index]` raises BadFileError, naming the file, if an example cannot be used, or LeftOutError if the run goes on
+    without it.
     """
 
     classes: tuple[ClassInfo, ...]
-    size: tuple[int, int]  # (H, W) of every example
+    size: tuple[int, int] | None  # (H, W) of every example; None where each has its own
     labelled: bool
+    problems: tuple[Problem, ...]  # what was wrong with the files when the set was opened
 
     def __len__(self) -> int: ...
 
@@ -52,12 +58,81 @@ class Dataset(Protocol):
 
     def __getitem__(self, index: int) -> Example: ...
 
+    def full(self, index: int) -> Example:
+        """The same example in the resolution of its files, where scores are counted."""
+        ...
+
+
+class LeftOutError(Exception):
+    """An example that cannot be used and that the run goes on without, as config.data.max_bad allows."""
+
+
+def readable(dataset: Dataset, indices: Iterable[int]) -> Iterator[tuple[int, Example]]:
+    """(index, dataset[index]) for the indices in order, but for examples that the run goes on without."""
+    for index in indices:
+        try:
+            example = dataset[index]
+        except LeftOutError:
+            continue
+        yield index, example
+
+
+class Tolerant:
+    """A data set of which up to `max_bad` examples may be unusable: each is named on stderr once, then left out.
+
+    Problems that were found when the set was opened count among them. Raises InputError if those are more already.
+    """
+
+    def __init__(self, dataset: Dataset, max_bad: int) -> None:
+        self.classes, self.size, self.labelled = dataset.classes, dataset.size, dataset.labelled
+        self.name, self.image_id, self.problems = dataset.name, dataset.image_id, dataset.problems
+        self._dataset, self._max_bad = dataset, max_bad
+        self._lock = threading.Lock()
+        found = [problem for problem in dataset.problems if problem.category in ERRORS]
+        self._bad = {problem.name for problem in found}
+        if len(self._bad) > max_bad:
+            counts = Counter(problem.category for problem in found)
+            counted = ", ".join(f"{number} x {category}" for category, number in sorted(counts.items()))
+            raise InputError(f"{counted}; the first: {found[0].text}{self._advice()}")
+        for problem in found:
+            self._tell(problem.text)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._kept(self._dataset.__getitem__, index)
+
+    def full(self, index: int) -> Example:
+        return self._kept(self._dataset.full, index)
+
+    def _kept(self, read: Callable[[int], Example], index: int) -> Example:
+        try:
+            return read(index)
+        except BadFileError as error:
+            name = self.name(index)
+            with self._lock:
+                new = name not in self._bad
+                self._bad.add(name)
+            if len(self._bad) > self._max_bad:
+                raise InputError(f"{error}{self._advice()}") from error
+            if new:
+                self._tell(str(error))
+            raise LeftOutError(str(error)) from error
+
+    def _tell(self, text: str) -> None:
+        print(f"left out: {text}", file=sys.stderr, flush=True)
+
+    def _advice(self) -> str:
+        return f" (config.data.max_bad is {self._max_bad}: a run goes on without so many; check_data lists all)"
+
 
 class Subset:
     """The examples of a data set at `indices`, in that order."""
 
     def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
         self.classes, self.size, self.labelled = dataset.classes, dataset.size, dataset.labelled
+        self.problems = dataset.problems
         self._dataset, self._indices = dataset, indices
 
     def __len__(self) -> int:
@@ -72,13 +147,16 @@ class Subset:
     def __getitem__(self, index: int) -> Example:
         return self._dataset[self._indices[index]]
 
+    def full(self, index: int) -> Example:
+        return self._dataset.full(self._indices[index])
+
 
 class Painted:
     """A data set whose images are painted over, paint(example, image id); all else stays."""
 
     def __init__(self, dataset: Dataset, paint: Callable[[Example, int], np.ndarray]) -> None:
         self.classes, self.size, self.labelled = dataset.classes, dataset.size, dataset.labelled
-        self.name, self.image_id = dataset.name, dataset.image_id
+        self.name, self.image_id, self.problems = dataset.name, dataset.image_id, dataset.problems
         self._dataset, self._paint = dataset, paint
 
     def __len__(self) -> int:
@@ -86,4 +164,8 @@ class Painted:
 
     def __getitem__(self, index: int) -> Example:
         example = self._dataset[index]
+        return Example(self._paint(example, self.image_id(index)), example.labels)
+
+    def full(self, index: int) -> Example:
+        example = self._dataset.full(index)
         return Example(self._paint(example, self.image_id(index)), example.labels)

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from sgg_jax.data.dataset import ClassInfo, Example
-from sgg_jax.data.folder import check_fit, fitted, label_table, train_ids
+from sgg_jax.data.decode import label_table, train_ids
+from sgg_jax.data.fit import check_fit, fitted, reshaped, uncut
+from sgg_jax.data.problems import BadFileError, Problem
 from sgg_jax.errors import InputError
 
 
@@ -17,7 +19,7 @@ class Prepared:
         split: a split or a slice of one, such as "train" or "train[:100]".
         image: feature with the image, uint8 [h,w,3].
         label: feature with the label map, [h,w] or [h,w,1]; "" for a set without labels.
-        classes, size, fit, count, void_ids: as FolderPair has them.
+        classes, size, fit, count, void_ids: as folder pairs have them.
 
     Raises:
         InputError: the directory is no such data set, has no such split or feature, or a setting is wrong.
@@ -54,7 +56,9 @@ class Prepared:
         if not 0 <= count <= len(self._source):
             raise InputError(f"count is {count}, but {split!r} of {directory} has {len(self._source)} examples")
         self.classes = tuple(classes)
-        self.size = (int(size[0]), int(size[1]))
+        self.size = None if fit == "native" else (int(size[0]), int(size[1]))
+        self.problems: tuple[Problem, ...] = ()
+        self._size = (int(size[0]), int(size[1]))
         self.labelled = label != ""
         self._where, self._image, self._label, self._fit = f"{split} of {directory}", image, label, fit
         self._table = label_table(self.classes, void_ids)
@@ -72,27 +76,33 @@ class Prepared:
         return range(self._count)[index]
 
     def __getitem__(self, index: int) -> Example:
-        """Example with image [H,W,3] and labels [H,W]; InputError names a record that cannot be used."""
+        """Example with image [H,W,3] and labels [H,W]; BadFileError names a record that cannot be used."""
+        return reshaped(self._read(index), fitted, self._size, self._fit)
+
+    def full(self, index: int) -> Example:
+        """The same part of the same example in the record's own resolution."""
+        return reshaped(self._read(index), uncut, self._size, self._fit)
+
+    def _read(self, index: int) -> Example:
+        """The example as the record has it."""
         where = f"record {self.image_id(index)} in {self._where}"
         try:
             record = self._source[self.image_id(index)]
         except (RuntimeError, ValueError, OSError) as error:
-            raise InputError(
-                f"cannot read {where} ({' '.join(str(error).split())}); prepare the data set again"
-            ) from error
+            text = f"cannot read {where} ({' '.join(str(error).split())}); prepare the data set again"
+            raise BadFileError("damaged", text) from error
         image = np.asarray(record[self._image])
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise InputError(
-                f"{where}: {self._image} is {image.dtype} {image.shape}; it must be uint8 [height,width,3]"
-            )
+            text = f"{where}: {self._image} is {image.dtype} {image.shape}; it must be uint8 [height,width,3]"
+            raise BadFileError("pixel type", text)
         if not self.labelled:
-            return Example(fitted(image, self.size, self._fit), None)
+            return Example(image, None)
         ids = np.asarray(record[self._label])
         ids = ids[..., 0] if ids.ndim == 3 and ids.shape[2] == 1 else ids
         if ids.shape != image.shape[:2] or ids.dtype.kind not in "ui":
-            raise InputError(
+            raise BadFileError(
+                "size mismatch",
                 f"{where}: {self._label} is {ids.dtype} {ids.shape}; it must be whole numbers, one for each of the "
-                f"{image.shape[0]} x {image.shape[1]} pixels of the image"
+                f"{image.shape[0]} x {image.shape[1]} pixels of the image",
             )
-        labels = train_ids(ids, self._table, where)
-        return Example(fitted(image, self.size, self._fit), fitted(labels, self.size, self._fit))
+        return Example(image, train_ids(ids, self._table, where))

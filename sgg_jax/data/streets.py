@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sgg_jax.data.dataset import ClassInfo, Example
+from sgg_jax.data.problems import Problem
 from sgg_jax.data.streets_render import SKY_DEPTH, Axis, Camera, Label, Part, Scene, render_source, render_target
 from sgg_jax.data.streets_shapes import car_rear, car_side, leaves, person, plate, trunk
 from sgg_jax.errors import InputError
@@ -98,6 +99,7 @@ class Streets:
 
     classes: tuple[ClassInfo, ...] = CLASSES
     labelled = True
+    problems: tuple[Problem, ...] = ()  # nothing to go wrong: there are no files
 
     def __init__(self, domain: str, split: str, count: int, size: tuple[int, int] = (48, 96), seed: int = 0) -> None:
         if domain not in LAYOUTS:
@@ -136,6 +138,10 @@ class Streets:
         scene = self.scene(index)
         render = {"source": render_source, "target": render_target}[self._domain]
         return Example(render(scene, np.random.default_rng(self._key(index, stream=1))), scene.labels)
+
+    def full(self, index: int) -> Example:
+        """The example itself: streets are drawn at their size."""
+        return self[index]
 
     def _key(self, index: int, stream: int) -> tuple[int, ...]:
         """Seed of one of the image's streams: 0 draws the scene, 1 its colours, so that neither shifts the other."""

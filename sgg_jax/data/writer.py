@@ -20,7 +20,10 @@ import numpy as np
 from PIL import Image
 
 from sgg_jax.data.dataset import VOID, ClassInfo, Dataset
-from sgg_jax.data.folder import FolderPair, read_image, read_label_ids
+from sgg_jax.data.decode import read_image, read_label_ids
+from sgg_jax.data.folder import open_folders
+from sgg_jax.data.pairs import Pairs
+from sgg_jax.data.tree import read_file
 from sgg_jax.errors import InputError
 
 TEMPORARY = ".tmp"
@@ -224,12 +227,16 @@ def export(dataset: Dataset, directory: str, progress: Callable[[], None] | None
 def _same(dataset: Dataset, index: int, directory: str) -> bool:
     """Whether the written example has the bytes of the data set's."""
     example, file = dataset[index], f"{dataset.name(index)}.png"
-    image = read_image(os.path.join(directory, "images", file))
-    labels = read_label_ids(os.path.join(directory, "labels", file))
-    return np.array_equal(example.image, image) and np.array_equal(example.known_labels(), labels)
+    image, labels = (os.path.join(directory, kind, file) for kind in KINDS)
+    same = np.array_equal(example.image, read_image(read_file(image), image))
+    return same and np.array_equal(example.known_labels(), read_label_ids(read_file(labels), labels))
 
 
-def open_export(directory: str, size: tuple[int, int], count: int = 0) -> FolderPair:
-    """The written set as a data set; InputError if the directory does not hold one or its files do not pair."""
+def open_export(directory: str, size: tuple[int, int] | None, count: int = 0) -> Pairs:
+    """The written set as a data set; InputError if the directory does not hold one or its files do not pair.
+
+    size: (H, W) to which examples are brought; None leaves every one its own.
+    """
     images, labels = (os.path.join(directory, kind) for kind in KINDS)
-    return FolderPair(images, labels, read_classes(directory), size, count=count, void_ids=(VOID,))
+    fit = "native" if size is None else "crop"
+    return open_folders(images, labels, read_classes(directory), size or (1, 1), fit, count, void_ids=(VOID,))
