@@ -4,7 +4,7 @@ The device-parallel loop is `jax.shard_map` over the mesh axis `data`. There are
 runs its own images, and its own number of LCG microbatches, to the end.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,12 +15,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from sgg_jax.data.dataset import Dataset
+from sgg_jax.data.dataset import Dataset, Example, readable
 from sgg_jax.devices import check_batch, replicate, shard
 from sgg_jax.errors import InputError
 from sgg_jax.guidance import Guidance, log_likelihood, present_pairs
 from sgg_jax.sampling import ReverseStep, chain, step_noise
 from sgg_jax.schedule import NoiseSchedule, Step, add_noise, predict_image
+from sgg_jax.tiling import Tile, cover, covered_size, tiled
 from sgg_jax.types import VOID, Array, Denoiser, Segmenter, image_keys, to_float
 
 
@@ -179,36 +180,56 @@ def translate_all(
     batch_size: int,
     method: Method,
     mesh: Mesh,
+    tile: Tile | None = None,
 ) -> Iterator[Translated]:
-    """Translates dataset[i] for i in indices, in order and in batches; padding of the last one is dropped.
+    """Translates dataset[i] for i in indices, in order and in batches of images of one size.
 
-    While a batch is written by the caller the next one already runs. Raises InputError where the batch does not divide
-    over the devices or a file cannot be read.
+    tile: what the networks see at once, overlapping its neighbours; None for all of an image. Images that are smaller
+    are extended by their mirror image, and that and the padding of a batch are cut off again. While a batch is
+    written by the caller the next one already runs. Examples that the run goes on without are passed over. Raises
+    InputError where the batch does not divide over the devices or a file cannot be read.
     """
     check_batch(batch_size, mesh, "translate.batch_size")
+    if tile is not None:
+        denoiser, segmenter = tiled(denoiser, tile), tiled(segmenter, tile)
     denoiser, segmenter, schedule, knobs = replicate((denoiser, segmenter, schedule, knobs), mesh)
-    running: tuple[list[int], np.ndarray, Any] | None = None
-    for start in range(0, len(indices), batch_size):
-        kept = indices[start : start + batch_size]
-        padded = kept + [kept[-1]] * (batch_size - len(kept))
-        examples = [dataset[i] for i in padded]
-        image, labels = np.stack([e.image for e in examples]), np.stack([e.known_labels() for e in examples])
-        ids = np.array([dataset.image_id(i) for i in padded], np.int32)
+    running: tuple[list[tuple[int, Example]], Any] | None = None
+    for batch in _same_size(readable(dataset, indices), batch_size):
+        padded = batch + [batch[-1]] * (batch_size - len(batch))
+        pairs = [(example.image, example.known_labels()) for _, example in padded]
+        if tile is not None:
+            size = covered_size(pairs[0][0].shape[:2], tile, mixed=dataset.size is None)
+            pairs = [cover(image, labels, size) for image, labels in pairs]
+        image, labels = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
+        ids = np.array([dataset.image_id(index) for index, _ in padded], np.int32)
         result = translate(
             denoiser, segmenter, schedule, *shard((image, labels, ids), mesh), knobs, method=method, mesh=mesh
         )
         if running is not None:
             yield from _finished(*running)
-        running = (kept, labels, result)
+        running = (batch, result)
     if running is not None:
         yield from _finished(*running)
 
 
-def _finished(kept: list[int], labels: np.ndarray, result: tuple[Array, Array]) -> Iterator[Translated]:
+def _same_size(examples: Iterable[tuple[int, Example]], most: int) -> Iterator[list[tuple[int, Example]]]:
+    """Runs of up to `most` examples of one size, in order."""
+    batch: list[tuple[int, Example]] = []
+    for index, example in examples:
+        if batch and (len(batch) == most or batch[-1][1].image.shape != example.image.shape):
+            yield batch
+            batch = []
+        batch.append((index, example))
+    if batch:
+        yield batch
+
+
+def _finished(batch: list[tuple[int, Example]], result: tuple[Array, Array]) -> Iterator[Translated]:
     image, ratios = np.asarray(result[0]), np.asarray(result[1])
-    for row, index in enumerate(kept):
+    for row, (index, example) in enumerate(batch):
         if not np.isfinite(ratios[row]).all():
             raise InputError(
                 f"the guidance of image {index} is not finite: lower translate.scale, or set translate.clip_ratio"
             )
-        yield Translated(index, image[row], labels[row], ratios[row])
+        labels = example.known_labels()
+        yield Translated(index, image[row, : labels.shape[0], : labels.shape[1]], labels, ratios[row])
