@@ -9,6 +9,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from sgg_jax.data_stages import DATA_STAGES
+from sgg_jax.data_stages import main as run_data_stage
 from sgg_jax.errors import InputError
 from sgg_jax.roles import open_roles
 
@@ -23,6 +25,8 @@ STAGES = {
     "evaluate": "score all networks on the target and the translations' agreement with their labels",
     "report": "draw the pictures and the summary page",
     "plan": "print what a run will cost, from a short calibration",
+    "check_data": "look at every file of the data sets and name those in error; exit code 1 if there are any",
+    "prepare_data": "resize the data sets once and pack them, with train ids, for fast reading (TFDS, ArrayRecord)",
     "export_streets": "write the data sets as folders of PNG files",
 }
 
@@ -72,6 +76,8 @@ def main() -> int:
         config = load_config(arguments.config, overrides)
         if arguments.workdir.exists() and not arguments.workdir.is_dir():
             raise InputError(f"--workdir {arguments.workdir} is a file: name a directory")
+        if arguments.stage in DATA_STAGES:
+            return run_data_stage(arguments.stage, config, arguments.workdir)
         open_roles(config.data)  # a wrong path is told before jax is imported, which takes seconds
         from sgg_jax.pipeline import main as run
 

@@ -15,12 +15,12 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 def test_help_names_every_stage():
     from main import STAGES
-    from sgg_jax import pipeline
+    from sgg_jax import data_stages, pipeline
 
     found = run("--help")
     assert found.returncode == 0
     assert all(stage in found.stdout for stage in STAGES)
-    assert set(STAGES) == {"run", "plan", "export_streets", *pipeline.STAGES}
+    assert set(STAGES) == {"run", "plan", "export_streets", *pipeline.STAGES, *data_stages.DATA_STAGES}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sgg_jax.data.dataset import VOID, ClassInfo
+from sgg_jax.data.dataset import VOID, ClassInfo, pixels_digest
 from sgg_jax.data.prepared import Prepared
 from sgg_jax.errors import InputError
 
@@ -56,6 +56,7 @@ def test_records_come_back_whole(directory):
         wanted = np.select([LABELS[i] == 3, LABELS[i] == 255], [1, VOID], 0)
         np.testing.assert_array_equal(data[i].labels, wanted)
     assert [data.name(4), data.image_id(4)] == ["0000004", 4]
+    assert data.origin(4) == (f"record 4 in train of {directory}", pixels_digest(IMAGES[4]))
 
 
 def test_slices_counts_sizes_and_sets_without_labels(directory):
