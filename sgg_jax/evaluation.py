@@ -1,20 +1,24 @@
 """Scores: one confusion matrix per data set, and everything else from it.
 
-IoU = TP / (TP + FP + FN) from one dataset-level confusion matrix in int64 (Cityscapes protocol); void ground truth
-never counts; a class that neither labels nor predictions contain is left out of the mean.
+IoU = TP / (TP + FP + FN) from one dataset-level confusion matrix in int64, of predictions in the resolution of the
+label files (Cityscapes protocol); void ground truth never counts; a class that neither labels nor predictions contain
+is left out of the mean.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from sgg_jax.data.dataset import VOID, Dataset
+from sgg_jax.data.classes import CITYSCAPES, SUBSETS
+from sgg_jax.data.dataset import VOID, Dataset, LeftOutError
 from sgg_jax.devices import check_batch, replicate, shard
+from sgg_jax.prediction import AS_IT_IS, Size, Views, predict, predictions_at
 from sgg_jax.progress import track
 from sgg_jax.schedule import NoiseSchedule, diffuse
 from sgg_jax.types import Array, Denoiser, Features, Segmenter, image_keys, to_float
@@ -36,20 +40,31 @@ def class_iou(confusion: np.ndarray) -> np.ndarray:
 
 def mean_iou(confusion: np.ndarray) -> float:
     """Mean of class_iou over the classes that occur; NaN if none does."""
+    return _mean_known(class_iou(confusion))
+
+
+def _mean_known(iou: np.ndarray) -> float:
+    known = iou[~np.isnan(iou)]
+    return float(np.mean(known)) if len(known) else float("nan")
+
+
+def subset_ious(confusion: np.ndarray, names: list[str]) -> dict[str, float]:
+    """Mean IoU over each of classes.SUBSETS, where the names are the 19 of Cityscapes; {} for other classes.
+
+    All of them come from the one matrix of a prediction among all 19 classes: the mean of class_iou over the classes
+    of the subset that occur. So a prediction outside the subset is a miss of the true class, and a pixel of a class
+    outside the subset that is taken for one in it counts against that one. (Never the mean of all 19 times 19/16.)
+    """
+    if names != [info.name for info in CITYSCAPES]:
+        return {}
     iou = class_iou(confusion)
-    return float(np.mean(iou[~np.isnan(iou)])) if (~np.isnan(iou)).any() else float("nan")
+    return {title: _mean_known(iou[list(ids)]) for title, ids in SUBSETS.items()}
 
 
 def pixel_accuracy(confusion: np.ndarray) -> float:
     """Share of known pixels predicted right; NaN without any."""
     total = confusion.sum()
     return float(np.trace(confusion) / total) if total else float("nan")
-
-
-@jax.jit
-def predict(segmenter: Segmenter, image: Array) -> Array:
-    """Most likely class of each pixel. [B,H,W,3] uint8 -> [B,H,W] uint8."""
-    return segmenter(to_float(image)).argmax(-1).astype("uint8")
 
 
 @jax.jit
@@ -107,24 +122,57 @@ def _one_by_one(
         yield from run()
 
 
-def score(segmenter: Segmenter, dataset: Dataset, indices: Iterable[int], batch_size: int, mesh: Mesh) -> np.ndarray:
-    """Confusion matrix of a segmenter over dataset[i] for i in indices, against the data set's labels. [C,C] int64.
+class Seen(NamedTuple):
+    """One example at full resolution."""
+
+    example: int  # its index in the data set
+    labels: np.ndarray  # [H,W] uint8 train ids
+    predicted: np.ndarray  # [H,W] uint8 train ids
+
+
+def examine(
+    segmenter: Segmenter, dataset: Dataset, indices: Iterable[int], batch_size: int, mesh: Mesh, views: Views
+) -> Iterator[Seen]:
+    """What a segmenter sees in dataset[i] for i in indices, in the resolution of the files; see predictions_at.
+
+    Examples that the run goes on without are passed over. Where every example has its own size, the network sees one
+    on each device at a time, in place of batches of `batch_size`.
+    """
+    waiting: deque[tuple[int, np.ndarray]] = deque()
+
+    def wanted() -> Iterator[tuple[np.ndarray, Size]]:
+        for index in indices:
+            try:
+                full = dataset.full(index)
+                # of the size of its files an example need not be read twice
+                image = full.image if full.image.shape[:2] == dataset.size else dataset[index].image
+            except LeftOutError:
+                continue
+            labels = full.known_labels()
+            waiting.append((index, labels))
+            yield image, (labels.shape[0], labels.shape[1])
+
+    together = mesh.size if dataset.size is None and views.window is None else batch_size
+    for predicted in predictions_at(segmenter, wanted(), views, together, mesh):
+        yield Seen(*waiting.popleft(), predicted)
+
+
+def tally(found: Iterable[Seen], classes: int) -> np.ndarray:
+    """The one confusion matrix of examples. [C,C] int64."""
+    total = np.zeros((classes, classes), np.int64)
+    for seen in found:
+        total += confusion_matrix(seen.predicted, seen.labels, classes)
+    return total
+
+
+def score(
+    segmenter: Segmenter, dataset: Dataset, indices: Iterable[int], batch_size: int, mesh: Mesh, views: Views = AS_IT_IS
+) -> np.ndarray:
+    """Confusion matrix of a segmenter over dataset[i] for i in indices, against the labels in the files. [C,C] int64.
 
     On a translated set with an independent judge this is the judge's agreement with the labels.
     """
-    classes = len(dataset.classes)
-    labels: list[np.ndarray] = []
-
-    def images() -> Iterator[np.ndarray]:
-        for index in indices:
-            example = dataset[index]
-            labels.append(example.known_labels())
-            yield example.image
-
-    total = np.zeros((classes, classes), np.int64)
-    for predicted in predictions(segmenter, images(), batch_size, mesh):
-        total += confusion_matrix(predicted, labels.pop(0), classes)
-    return total
+    return tally(examine(segmenter, dataset, indices, batch_size, mesh, views), len(dataset.classes))
 
 
 @jax.jit
@@ -158,10 +206,16 @@ def denoising_error(
 
 
 def summary(confusion: np.ndarray, names: list[str]) -> dict[str, Any]:
-    """{"miou", "accuracy", "iou": {name: IoU}} for JSON; None where there is nothing to score."""
+    """{"miou", "accuracy", "iou": {name: IoU}, "confusion": rows} for JSON; None where there is nothing to score.
+
+    Of the 19 classes of Cityscapes also "subsets": {title: mIoU} (subset_ious).
+    """
 
     def known(value: float) -> float | None:
         return None if np.isnan(value) else float(value)
 
     iou = {name: known(value) for name, value in zip(names, class_iou(confusion), strict=True)}
-    return {"miou": known(mean_iou(confusion)), "accuracy": known(pixel_accuracy(confusion)), "iou": iou}
+    found = {"miou": known(mean_iou(confusion)), "accuracy": known(pixel_accuracy(confusion)), "iou": iou}
+    if subsets := subset_ious(confusion, names):
+        found["subsets"] = {title: known(value) for title, value in subsets.items()}
+    return {**found, "confusion": confusion.tolist()}

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from sgg_jax.data.dataset import Dataset, Subset
-from sgg_jax.data.writer import open_export
+from sgg_jax.data.exports import open_export
 from sgg_jax.experiment import Experiment
-from sgg_jax.report.tables import text_table
+from sgg_jax.report.tables import csv_text, text_table
 
 HELD_OUT_LEVELS = (0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
 """Noise levels of the denoiser's held-out loss, as shares of the whole process."""
@@ -46,7 +46,11 @@ def guided_and_unguided(run: Experiment) -> dict[str, Dataset]:
     unguided = open_export(str(run.workdir / "unguided"), run.source.size)
     guided = open_export(str(run.workdir / "translated"), run.source.size)
     at = {guided.name(i): i for i in range(len(guided))}
-    return {"guided": Subset(guided, [at[unguided.name(i)] for i in range(len(unguided))]), "unguided": unguided}
+    both = [i for i in range(len(unguided)) if unguided.name(i) in at]  # guided ones may have been dropped
+    return {
+        "guided": Subset(guided, [at[unguided.name(i)] for i in both]),
+        "unguided": Subset(unguided, both),
+    }
 
 
 # tables --------------------------------------------------------------------------------------------------------------
@@ -62,13 +66,23 @@ def agreement_rows(scores: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return _score_rows("translations", scores["agreement"])
 
 
+def score_csv(scores: dict[str, Any]) -> str:
+    """The table of the networks, nothing rounded, in 0..1."""
+    columns = {title: _columns(entry) for title, entry in scores["networks"].items()}
+    header = ["network", *next(iter(columns.values()), {"mIoU": None})]
+    return csv_text(header, [[title, *found.values()] for title, found in columns.items()])
+
+
 def _score_rows(first: str, entries: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    names = list(next(iter(entries.values()))["iou"]) if entries else []
-    rows = [
-        [title, *(_percent(v) for v in (entry["miou"], entry["accuracy"], *entry["iou"].values()))]
-        for title, entry in entries.items()
-    ]
-    return [first, "mIoU", "accuracy", *names], rows
+    columns = {title: _columns(entry) for title, entry in entries.items()}
+    header = [first, *next(iter(columns.values()), {"mIoU": None, "accuracy": None})]
+    return header, [[title, *map(_percent, found.values())] for title, found in columns.items()]
+
+
+def _columns(entry: dict[str, Any]) -> dict[str, float | None]:
+    """Everything that a table tells of one network: the mean over each subset, accuracy, the IoU of every class."""
+    subsets = {f"mIoU {title.removesuffix(' classes')}": value for title, value in entry.get("subsets", {}).items()}
+    return {**(subsets or {"mIoU": entry["miou"]}), "accuracy": entry["accuracy"], **entry["iou"]}
 
 
 def _percent(value: float | None) -> str:

@@ -52,7 +52,14 @@ def _scores_section(run: Experiment, scores: dict[str, Any]) -> Section:
     header, rows = network_rows(scores)
     bars = {title: [value or 0.0 for value in entry["iou"].values()] for title, entry in scores["networks"].items()}
     table = Table(header, rows, "Target test set, percent.", dict.fromkeys(header[1:], "max"))
-    return Section("Segmentation of the target", [table, Svg(class_bars(run.names, bars, "IoU"), "IoU by class.")])
+    blocks: list[Any] = [table, Svg(class_bars(run.names, bars, "IoU"), "IoU by class.")]
+    plot, overlays = (run.workdir / "evaluation" / name for name in ("student_confusion.svg", "overlays/student.png"))
+    if plot.exists():
+        caption = "What the student takes the pixels of each class for, in percent of that class: a row adds up to 100."
+        blocks.append(Svg(plot.read_text(encoding="utf-8"), caption))
+    if overlays.exists():
+        blocks.append(Picture(overlays.read_bytes(), "The student on target test images, at full resolution."))
+    return Section("Segmentation of the target", blocks)
 
 
 def _translations_section(run: Experiment, scores: dict[str, Any]) -> Section:

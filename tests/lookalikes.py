@@ -91,6 +91,21 @@ def cityscapes(
     return root
 
 
+def cityscapes_val(root: Path, count: int, size: tuple[int, int] = (64, 128)) -> Path:
+    """Cityscapes' val with blocks of every label id 0..33 but the train's, in the colours of their classes."""
+    rng = np.random.default_rng(0)
+    colors = np.full((34, 3), 100, np.uint8)  # of what is void
+    colors[LABEL_IDS] = [info.color for info in CITYSCAPES]
+    for number in range(count):
+        blocks = rng.choice([label for label in range(34) if label != 31], (size[0] // 8, size[1] // 8))
+        ids = np.kron(blocks, np.ones((8, 8), int)).astype(np.uint8)
+        image = np.clip(colors[ids] + rng.normal(0, 40, (*size, 3)), 0, 255).astype(np.uint8)
+        name = f"frankfurt_{number:06d}_000294"
+        save(root / "leftImg8bit" / "val" / "frankfurt" / f"{name}_leftImg8bit.png", image)
+        save(root / "gtFine" / "val" / "frankfurt" / f"{name}_gtFine_labelIds.png", ids)
+    return root
+
+
 def acdc(root: Path, splits: dict[str, int], size: tuple[int, int] = (48, 96), condition: str = "fog") -> Path:
     """rgb_anon/CONDITION/SPLIT/SEQUENCE/NAME_rgb_anon.png and gt/... _gt_labelTrainIds.png."""
     for split, count in splits.items():

@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 
+from sgg_jax.data.classes import CITYSCAPES
 from sgg_jax.report import comparison
 from sgg_jax.report.comparison import HEADER, TITLES, class_rows, csv, markdown, section, summary
 from sgg_jax.report.page import Svg, Table, page
@@ -129,6 +130,17 @@ def test_small_numbers_have_more_decimals():
     table = by_title(summary(rows))
     assert list(table["SGG"].values())[1:-1] == ["5.0", "", "", "0.031", "", "0.500"]
     assert list(table["LCG only"].values())[1:-1] == ["50.0", "", "", "0.500", "0.0", ""]
+
+
+def test_classes_of_cityscapes_have_their_three_means():
+    names = [info.name for info in CITYSCAPES]
+    iou = dict(zip(names, np.arange(19) / 20, strict=True)) | {"bicycle": None}
+    rows = [{**row("sgg", seed, 0.4), "per_class": {**iou, "road": 0.1 * seed}} for seed in (0, 1)]
+    cells = by_title(class_rows(rows))["SGG"]
+    for title, left_out in (("19", ()), ("16", (9, 14, 16)), ("13", (3, 4, 5, 9, 14, 16))):
+        kept = [5.0, *(5.0 * i for i in range(1, 18) if i not in left_out)]
+        assert cells[f"mean of {title}"] == f"{sum(kept) / len(kept):.1f}"
+    assert cells["wall"] == "15.0" and cells["bicycle"] == ""
 
 
 def test_class_rows_are_means_over_the_seeds_that_have_the_class():

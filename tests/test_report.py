@@ -13,8 +13,21 @@ from PIL import Image
 from sgg_jax import records
 from sgg_jax.data.dataset import VOID, ClassInfo
 from sgg_jax.report.page import Picture, Section, Settings, Svg, Table, Text, page, write_page
-from sgg_jax.report.pictures import GAP, MARGIN, MAX_CELL, PAPER, colorize, png_bytes, save, sheet
-from sgg_jax.report.plots import class_bars, curves
+from sgg_jax.report.pictures import (
+    BLACK,
+    GAP,
+    MARGIN,
+    MAX_CELL,
+    PAPER,
+    WRONG,
+    colorize,
+    mistakes,
+    overlaid,
+    png_bytes,
+    save,
+    sheet,
+)
+from sgg_jax.report.plots import class_bars, confusion, curves
 from sgg_jax.report.tables import csv_text, markdown_table, number, text_table
 
 CLASSES = (ClassInfo("road", (7,), (128, 64, 128)), ClassInfo("sky", (23,), (70, 130, 180)))
@@ -54,6 +67,17 @@ def test_colorize_refuses_what_is_no_label_map():
         colorize(np.array([[0, 2]], np.uint8), CLASSES)
     with pytest.raises(ValueError, match="uint8"):
         colorize(np.zeros((2, 2), np.int32), CLASSES)
+
+
+def test_overlays_mix_image_and_colours_and_mistakes_are_red():
+    image, labels = np.full((2, 2, 3), 100, np.uint8), np.array([[0, 1], [VOID, 0]], np.uint8)
+    shown = overlaid(image, labels, CLASSES)
+    assert shown.dtype == np.uint8
+    np.testing.assert_allclose(shown, 0.4 * image + 0.6 * colorize(labels, CLASSES), atol=0.5)
+    image[0, 0] = 30, 60, 90
+    found = mistakes(image, labels, np.array([[0, 0], [1, 0]], np.uint8))
+    assert tuple(found[0, 1]) == WRONG and tuple(found[1, 0]) == BLACK  # what is unknown is not wrong
+    assert len(set(found[0, 0].tolist())) == 1 and found[0, 0, 0] < found[1, 1, 0]  # right: the image in grey
 
 
 def test_each_picture_stands_enlarged_in_its_cell():
@@ -212,6 +236,27 @@ def test_bars_have_the_lengths_of_their_values():
 def test_bars_need_a_value_per_class():
     with pytest.raises(ValueError, match="ours has 1 values for 2 classes"):
         class_bars(["a", "b"], {"ours": [1.0]}, "IoU")
+
+
+def test_confusion_shows_shares_of_its_rows():
+    counts = np.array([[989, 4, 7], [0, 0, 0], [30, 50, 20]])
+    svg = confusion(["road", "t $x$", "sky"], counts)
+    assert svg == confusion(["road", "t $x$", "sky"], counts)
+    shown = re.findall(r">([^<>]+)</text>", svg)
+    assert [text for text in shown if text.isdigit()] == ["99", "1", "30", "50", "20"]  # 0.4 % has no number
+    assert shown.count("\u2013") == 1 and shown.count("t $x$") == 2
+    opacities = [float(found) for found in re.findall(r"fill: #3f83d6; fill-opacity: ([\d.]+)", svg)]
+    np.testing.assert_allclose(
+        opacities, [0.05 + 0.95 * share for share in (0.989, 0.004, 0.007, 0, 0, 0, 0.3, 0.5, 0.2)]
+    )
+    assert "#010203" not in svg and "currentColor" in svg
+
+
+def test_confusion_of_many_classes_has_no_numbers_and_refuses_other_shapes():
+    assert not re.search(r">\d+</text>", confusion([f"class {i}" for i in range(40)], np.eye(40)))
+    assert "<svg" in confusion([], np.zeros((0, 0)))
+    with pytest.raises(ValueError, match=r"\[2, 3\] for 2 classes"):
+        confusion(["a", "b"], np.zeros((2, 3)))
 
 
 def test_many_long_names_leave_room_for_the_plot():

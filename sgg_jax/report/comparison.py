@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any, Literal
 
+from sgg_jax.data.classes import CITYSCAPES, SUBSETS
 from sgg_jax.report.page import Block, Section, Svg, Table
 from sgg_jax.report.plots import class_bars, scatter
 from sgg_jax.report.tables import csv_text, markdown_table
@@ -83,13 +84,20 @@ def summary(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def class_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Header and a row per method: the IoU of every class in percent, mean over the seeds that have it."""
+    """Header and a row per method: the IoU of every class in percent, mean over the seeds that have it.
+
+    Of Cityscapes' classes also the means over classes.SUBSETS, of each seed's classes that occur.
+    """
     names = _class_names(rows)
-    lines = [
-        [TITLES[method], *(_shown(_class_values(group, name), 1, with_spread=False) for name in names)]
-        for method, group in _grouped(rows).items()
-    ]
-    return ["IoU, %", *names], lines
+    cityscapes = [info.name for info in CITYSCAPES]
+    subsets = {f"mean of {len(ids)}": [cityscapes[i] for i in ids] for ids in SUBSETS.values()}
+    subsets = subsets if names == cityscapes else {}
+    lines = []
+    for method, group in _grouped(rows).items():
+        values = [_subset_values(group, members) for members in subsets.values()]
+        values += [_class_values(group, name) for name in names]
+        lines.append([TITLES[method], *(_shown(found, 1, with_spread=False) for found in values)])
+    return ["IoU, %", *subsets, *names], lines
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -205,6 +213,12 @@ def _values(group: Iterable[Row], key: str, scale: float = 1) -> list[float]:
 def _class_values(group: Iterable[Row], name: str) -> list[float]:
     """The known IoUs of a class in percent."""
     return _values((row["per_class"] for row in group), name, 100)
+
+
+def _subset_values(group: Iterable[Row], names: Sequence[str]) -> list[float]:
+    """The mean IoU over these classes in percent, one per seed in which any of them occurs."""
+    known = [[value for name in names if _known(value := row["per_class"].get(name))] for row in group]
+    return [100 * fmean(found) for found in known if found]
 
 
 def _points(group: Iterable[Row]) -> list[tuple[float, float]]:

@@ -24,6 +24,7 @@ PAPER = (252, 252, 250)
 INK = (34, 36, 40)
 RULE = (150, 150, 150)
 BLACK = (0, 0, 0)
+WRONG = (214, 40, 40)
 
 Row = Sequence[np.ndarray | None]
 """A cell per thing: uint8 RGB [H,W,3], uint8 labels [H,W], or None for a cell left blank."""
@@ -44,6 +45,24 @@ def colorize(labels: np.ndarray, classes: Sequence[ClassInfo]) -> np.ndarray:  #
     palette[VOID] = BLACK
     colors: np.ndarray = palette[labels]
     return colors
+
+
+def overlaid(image: np.ndarray, labels: np.ndarray, classes: Sequence[ClassInfo]) -> np.ndarray:
+    """An image [H,W,3] uint8 under the colours of its labels [H,W]; dark where they are VOID. [H,W,3] uint8."""
+    return _mixed(image, colorize(labels, classes), 0.6)
+
+
+def mistakes(image: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Where a prediction [H,W] is wrong: WRONG over the image in grey; BLACK where labels are VOID. [H,W,3] uint8."""
+    grey = np.broadcast_to(image.mean(-1, keepdims=True), image.shape)
+    shown = _mixed(grey, np.full_like(image, 255), 0.3)
+    shown[predicted != labels] = WRONG
+    shown[labels == VOID] = BLACK
+    return shown
+
+
+def _mixed(below: np.ndarray, above: np.ndarray, share: float) -> np.ndarray:
+    return np.round((1 - share) * below + share * above).astype(np.uint8)
 
 
 def sheet(

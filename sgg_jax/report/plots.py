@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgb
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
@@ -145,6 +147,53 @@ def class_bars(
         axes.set_xlabel(_plain(label))
         _legend(figure, bars, list(values), "outside upper left")
         return _svg(figure)
+
+
+def confusion(names: Sequence[str], counts: np.ndarray) -> str:
+    """Pixels [C,C] by (class in the labels, class predicted): shares of each row, in percent where there is room.
+
+    Shares below half a percent have no number; a row without pixels has a dash.
+    """
+    if counts.shape != (len(names), len(names)):
+        raise ValueError(f"a confusion matrix of shape {list(counts.shape)} for {len(names)} classes")
+    count = max(len(names), 1)
+    totals = counts.sum(1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+    room = 0.72 * 72 * WIDTH / count  # points that a cell is wide
+    with rc_context({**_STYLE, "font.size": min(11, 0.6 * room)}):
+        figure = Figure(figsize=(WIDTH, WIDTH), layout="constrained")
+        axes = figure.add_subplot(aspect="equal")
+        _cells(axes, shares)
+        if room >= 14:
+            texts = [["" if share < 0.005 else f"{100 * share:.0f}" for share in row] for row in shares]
+            for i in np.flatnonzero(totals == 0):
+                texts[i][i] = "\u2013"
+            _cell_texts(axes, texts, min(10, 0.43 * room))
+        plain = [_plain(name) for name in names]
+        axes.set_xticks(range(len(names)), plain, rotation=90)
+        axes.set_yticks(range(len(names)), plain)
+        axes.set(xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5))
+        axes.set_xlabel("class predicted", fontsize=11)
+        axes.set_ylabel("class in the labels", fontsize=11)
+        axes.tick_params(length=0)
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        return _svg(figure)
+
+
+def _cells(axes: Axes, shares: np.ndarray) -> None:
+    """A square for every share, opaque where it is 1, so that 0 is nearly the page's own colour, light or dark."""
+    side = np.array([(-0.47, -0.47), (0.47, -0.47), (0.47, 0.47), (-0.47, 0.47)])
+    corners = [side + (j, i) for i, j in np.ndindex(shares.shape)]
+    colors = [(*to_rgb(COLORS[0]), 0.05 + 0.95 * share) for share in shares.ravel()]
+    axes.add_collection(PolyCollection(corners, facecolors=colors, edgecolors="none"))
+
+
+def _cell_texts(axes: Axes, texts: Sequence[Sequence[str]], size: float) -> None:
+    for i, row in enumerate(texts):
+        for j, text in enumerate(row):
+            if text:
+                axes.text(j, i, text, ha="center", va="center_baseline", fontsize=size)
 
 
 def _bars(axes: Axes, at: np.ndarray, lengths: np.ndarray, thickness: float, color: str) -> BarContainer:
