@@ -30,7 +30,7 @@ def dataset(domain: str, split: str, count: int) -> ConfigDict:
             # "cityscapes", "acdc", "dark_zurich", "bdd100k", "urbansyn", "synscapes", "mapillary"; "exported" for what
             # this program wrote; "none" for judge, val, test
             name="streets",
-            root="",  # folder (or zip file) of a public set
+            root="",  # folder (or zip file) of a public set; "" for that of data.target, if that is the same set
             size=(),  # height, width that examples are brought to; () for data.size
             public=dict(
                 split="train",  # further words narrow it down: "train/fog" of ACDC, "train/aachen" of Cityscapes
@@ -73,6 +73,16 @@ def get_config() -> ConfigDict:
     # Class table of folder data: (name, (label values,), (R, G, B)); the place in the table is the train id.
     # Streets brings its own, public sets have the 19 of Cityscapes unless this says otherwise.
     config.data.classes = ()
+    config.data.workers = 0  # threads that decode training images; 0 for none, best for streets, which Python draws
+    config.data.crop = ConfigDict(
+        dict(  # how training images larger than `size` are cut
+            scale=(1.0, 1.0),  # random zoom first, uniform; of segmenters' images, the denoiser's keep their scale
+            most=1.0,  # largest share of a crop that one class may have, where ten tries give such a crop
+            # Temperature at which images and crops are drawn by their rare classes, P(c) ~ exp((1 - f_c) / T); 0.01 in
+            # DAFormer (Hoyer et al. 2022), 0 draws every image alike.
+            rare=0.0,
+        )
+    )
     config.data.max_bad = 0  # examples of each role that may be unusable; they are named, and the run goes on without
     config.data.source = dataset("source", "train", 1000)  # labelled; is translated
     config.data.target = dataset("target", "train", 4000)  # labels, if any, are not looked at
@@ -173,6 +183,12 @@ def get_config() -> ConfigDict:
             interval=(0.0, 1.0),  # guide only at steps low * N <= k < high * N
             batch_size=16,  # images at once, over all devices
             microbatch=16,  # (image, class) pairs that lcg's segmenter sees at once, on each device
+            # Height, width of what networks see at once of an image; () for data.size. Larger images are seen in tiles.
+            tile=(),
+            overlap=0.25,  # share of a tile's smaller side that neighbouring tiles have in common at least
+            # Least share of an image's known pixels in which the guide must find their label in the translation for it
+            # to be exported; the others are dropped, and the manifest tells so. 0 keeps all.
+            keep=0.0,
             unguided=64,  # images that are also translated unguided, to compare; 0 for none
         )
     )
@@ -194,6 +210,8 @@ def get_config() -> ConfigDict:
         )
     )
 
+    config.export = ConfigDict(dict(layout="folders"))  # of export_streets: "folders" or "cityscapes"
+
     config.compare = ConfigDict(
         dict(  # methods side by side: same student, same budget, same judge (sgg_jax/comparison.py)
             methods=("none_plain", "none", "color", "fda", "sdedit", "gsg", "lcg", "sgg", "sgg_ptl", "oracle"),
@@ -206,7 +224,13 @@ def get_config() -> ConfigDict:
 
     config.evaluate = ConfigDict(
         dict(
-            batch_size=32,  # images at once, over all devices
+            # Images (or windows) at once, over all devices; one on each device where images have sizes of their own.
+            batch_size=32,
+            # Scores are counted in the resolution of the label files: logits are upsampled to it.
+            sliding=False,  # show images in windows of data.size; False shows each as a whole, at its role's size
+            overlap=0.5,  # share of a window that the next one covers again; their logits are averaged
+            flip=False,  # average the probabilities with those of the mirror image
+            overlays=8,  # test images, the first, of which evaluation/overlays/ has pictures; 0 for none
         )
     )
 

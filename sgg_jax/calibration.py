@@ -6,7 +6,7 @@ It calls the very functions that the run will call, so what it compiles is not c
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -15,11 +15,12 @@ import numpy as np
 from jax.tree_util import Partial
 
 from sgg_jax.data.dataset import Dataset
-from sgg_jax.data.loader import Batches
+from sgg_jax.data.fit import fitted
 from sgg_jax.devices import replicate, shard
 from sgg_jax.evaluation import predict
 from sgg_jax.experiment import Experiment
 from sgg_jax.schedule import NoiseSchedule
+from sgg_jax.tiling import cover, covered_size, tile_count, tiled
 from sgg_jax.training import init_state, make_step
 from sgg_jax.translation import Method, translate
 
@@ -84,7 +85,7 @@ class Calibration:
             constants = jnp.ones(len(run.names))
         step = make_step(objective, recipe.weight_decay, recipe.clip, recipe.ema)
         state, constants = replicate((init_state(params, recipe), constants), run.mesh)
-        batch = Batches(dataset, recipe.batch_size, 0)(0)
+        batch = run.batches(dataset, recipe.batch_size, 0)(0)
         batch = shard({name: batch[name] for name in ("image", "labels") if name in batch}, run.mesh)
 
         def call() -> Any:
@@ -102,13 +103,29 @@ class Calibration:
         run, size = self.run, self.run.config.translate.batch_size
         schedule = replicate(thinned(run.schedule(run.config.translate.depth), 4), run.mesh)
         knobs = replicate(run.knobs, run.mesh)
+        shown = self.source_size
+        covered = covered_size(shown, run.tile, mixed=run.source.size is None)
         examples = [run.source[i % len(run.source)] for i in range(size)]
-        image = np.stack([example.image for example in examples])
-        labels = np.stack([example.known_labels() for example in examples])
+        pairs = [
+            cover(fitted(e.image, shown, "crop"), fitted(e.known_labels(), shown, "crop"), covered) for e in examples
+        ]
+        image, labels = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
         data = shard((image, labels, np.arange(size, dtype=np.int32)), run.mesh)
-        networks = replicate((Partial(*run.denoiser_network), run.segmenter(run.segmenter_network()[1])), run.mesh)
+        networks = Partial(*run.denoiser_network), run.segmenter(run.segmenter_network()[1])
+        networks = replicate(tuple(tiled(network, run.tile) for network in networks), run.mesh)
         call = partial(translate, *networks, schedule, *data, knobs, method=method, mesh=run.mesh)
         return timed(call, repeats=2) / int(schedule.count)
+
+    @cached_property
+    def source_size(self) -> tuple[int, int]:
+        """(H, W) of the source images; of the first where each has its own."""
+        height, width = self.run.source.size or self.run.source[0].image.shape[:2]
+        return height, width
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of a source image, each a pass of the networks."""
+        return tile_count(self.source_size, self.run.tile)
 
     def translation(self, method: Method, depth: int) -> float:
         """Seconds per image of a translation of that depth."""

@@ -29,7 +29,7 @@ class Donors(NamedTuple):
 
 
 def collage(image: np.ndarray, labels: np.ndarray, given: Donors, seed: tuple[int, ...]) -> np.ndarray:
-    """The image in the donors' pixels. [H,W,3] uint8, [H,W] train ids, donors of that size -> [H,W,3] uint8.
+    """The image in the donors' pixels. [H,W,3] uint8, [H,W] train ids -> [H,W,3] uint8. Donors may be of another size.
 
     The first donor is the best of CHOICES drawn ones, by the share of pixels with equal labels; for a class that it
     lacks another one with that class is drawn. VOID pixels take the first donor's. A class that no donor has keeps the
@@ -37,8 +37,11 @@ def collage(image: np.ndarray, labels: np.ndarray, given: Donors, seed: tuple[in
     """
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(given.images), size=CHOICES)
-    first = max(drawn, key=lambda donor: (given.labels[donor] == labels).mean())
-    filled = np.where((labels == VOID)[..., None], given.images[first], image)
+    there = _spread(given.labels.shape[1:], labels.shape)  # the source's pixel at each of a donor's
+    here = _spread(labels.shape, given.labels.shape[1:])  # a donor's pixel at each of the source's
+    layout = labels[there]
+    first = max(drawn, key=lambda donor: (given.labels[donor] == layout).mean())
+    filled = np.where((labels == VOID)[..., None], given.images[first][here], image)
     for label in np.setdiff1d(labels, [VOID]):
         donor = first
         if given.counts[first, label] < LEAST:
@@ -50,5 +53,11 @@ def collage(image: np.ndarray, labels: np.ndarray, given: Donors, seed: tuple[in
             given.labels[donor] != label, return_distances=False, return_indices=True
         )
         region = labels == label
-        filled[region] = given.images[donor][rows[region], columns[region]]
+        filled[region] = given.images[donor][rows[here][region], columns[here][region]]
     return filled
+
+
+def _spread(onto: tuple[int, ...], size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Index arrays [H,1], [1,W] of the pixel of an image of `size` that lies at each pixel of one of size `onto`."""
+    rows, columns = (np.arange(a) * b // a for a, b in zip(onto, size, strict=True))
+    return rows[:, None], columns[None]

@@ -30,3 +30,9 @@ def shard(batch: Any, mesh: Mesh) -> Any:
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """The same arrays on every device."""
     return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def shard_part(batch: Any, mesh: Mesh) -> Any:
+    """Arrays split over `data`, of which this host has its part of the rows alone: [B / hosts,...] -> [B,...]."""
+    sharding = NamedSharding(mesh, P("data"))
+    return jax.tree.map(lambda part: jax.make_array_from_process_local_data(sharding, part), batch)

@@ -1,6 +1,7 @@
 """config -> objects. Below main.py a config is read here, in roles.py (data sets) and by the stages; nowhere deeper."""
 
 import hashlib
+import io
 import json
 from collections.abc import Callable
 from functools import cached_property
@@ -20,16 +21,21 @@ from sgg_jax.baselines import grey
 from sgg_jax.checkpoints import load_weights
 from sgg_jax.collage import Donors, collage
 from sgg_jax.data import streets
-from sgg_jax.data.dataset import Dataset, Painted
-from sgg_jax.data.loader import label_histogram
+from sgg_jax.data.crops import Crop, RareClasses
+from sgg_jax.data.dataset import Dataset, Painted, readable
+from sgg_jax.data.fit import fitted
+from sgg_jax.data.loader import Batches, class_pixels, label_histogram
 from sgg_jax.errors import InputError
 from sgg_jax.evaluation import sure_predictions
 from sgg_jax.models import DENOISERS, SEGMENTERS, Apply, build
 from sgg_jax.parameterization import PREDICTIONS, WEIGHTINGS
+from sgg_jax.prediction import Views
 from sgg_jax.pretrained import SHIPPED, load_pretrained, locate, read_story
-from sgg_jax.progress import track
+from sgg_jax.progress import Progress, track
 from sgg_jax.ptl import check_depths
+from sgg_jax.records import write_bytes
 from sgg_jax.roles import choose, open_roles
+from sgg_jax.tiling import Tile, tile_of
 from sgg_jax.training import Objective, Recipe, class_weights, denoiser_objective, segmenter_objective
 from sgg_jax.translation import Knobs, Method
 from sgg_jax.types import Array, Denoiser, Params, Segmenter
@@ -91,15 +97,12 @@ class Experiment:
         check_depths(self.config.adapt.depths)
         for depth in (*self.config.adapt.depths, self.config.translate.depth):
             self.schedule(depth)
-        _ = self.method(), self.strength("source"), self.strength("student"), self.denoiser_constants()
+        _ = self.method(), self.strength("source"), self.strength("student"), self.denoiser_constants(), self.views
+        if self.config.evaluate.overlays < 0:
+            raise InputError(f"config.evaluate.overlays is {self.config.evaluate.overlays}: it must be at least 0")
         choose({"adapted": 0, "source": 0}, self.config.translate.guide, "translate.guide")
-        image = jax.ShapeDtypeStruct((1, *self.config.data.size, 3), jnp.float32)
-        step = jax.ShapeDtypeStruct((1,), jnp.int32)
-        try:
-            jax.eval_shape(*self.denoiser_network, image, step)
-            jax.eval_shape(*self.segmenter_network(), image)
-        except ValueError as error:
-            raise InputError(f"config.data.size does not suit the networks: {error}") from error
+        self._check_size(tuple(self.config.data.size), "data.size")
+        self._check_size((self.tile.height, self.tile.width), "translate.tile")
         if self.config.denoiser.weights:
             self._check_given_weights(self.config.denoiser.weights)
             if self.config.denoiser.start:
@@ -127,6 +130,15 @@ class Experiment:
             raise InputError(f"config.guide.diffuse is {self.config.guide.diffuse}: a share of noise lies below 1")
         if len(c.interval) != 2 or not 0 <= c.interval[0] < c.interval[1] <= 1:
             raise InputError(f"config.translate.interval is {tuple(c.interval)}: give (low, high) within 0..1")
+
+    def _check_size(self, size: tuple[int, int], field: str) -> None:
+        """InputError where a network cannot see images of that size (H, W)."""
+        image, step = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+        try:
+            jax.eval_shape(*self.denoiser_network, image, step)
+            jax.eval_shape(*self.segmenter_network(), image)
+        except ValueError as error:
+            raise InputError(f"config.{field} does not suit the networks: {error}") from error
 
     def _check_given_weights(self, given: str, use: str = "weights") -> None:
         """InputError where config.denoiser is not what the given weights were trained as, or on. Those that training
@@ -205,8 +217,9 @@ class Experiment:
 
     def _donors(self, guide: Params) -> Donors:
         """The first target images, and what the guide sees in them."""
-        c = self.config.translate
-        images = np.stack([self.target[index].image for index in range(min(c.donors, len(self.target)))])
+        c, size = self.config.translate, self.target.size or tuple(self.config.data.size)
+        first = readable(self.target, range(min(c.donors, len(self.target))))
+        images = np.stack([fitted(example.image, size, "crop") for _, example in first])
         todo = track(images, len(images), "what the guide sees in the target", unit="image")
         seen = sure_predictions(self.segmenter(guide), todo, c.donor_confidence, c.batch_size, self.mesh)
         return Donors.of(images, np.stack(list(seen)), len(self.names))
@@ -219,6 +232,34 @@ class Experiment:
     def class_weights(self, dataset: Dataset) -> np.ndarray:
         """Loss weight of each class for training on this data set. [C] float32."""
         return class_weights(label_histogram(dataset), self.config.segmenter.class_balance)
+
+    def batches(self, dataset: Dataset, batch_size: int, seed: int, directory: Path | None = None) -> Batches:
+        """Training batches of a data set as config.data.crop says, this host's part of them.
+
+        directory: where pixels of each class are counted once for a set, if its images are drawn by rare classes.
+        """
+        c, rare = self.config.data, None
+        if dataset.labelled and c.crop.rare and directory is not None:
+            rare = RareClasses(self._class_pixels(dataset, directory / "class_pixels.npy"), c.crop.rare)
+        crop = Crop(tuple(c.size), tuple(c.crop.scale), c.crop.most)
+        if not dataset.labelled:  # a denoiser paints at the scale it was trained at
+            crop = Crop(tuple(c.size))
+        part = jax.process_index(), jax.process_count()
+        return Batches(dataset, batch_size, seed, crop=crop, rare=rare, workers=c.workers, part=part)
+
+    def _class_pixels(self, dataset: Dataset, path: Path) -> np.ndarray:
+        """[n,C] pixels of each class in each image, from the file if it is of this set."""
+        shape = (len(dataset), len(dataset.classes))
+        if path.exists():
+            found: np.ndarray = np.load(path)
+            if found.shape == shape:
+                return found
+        with Progress(len(dataset), "count pixels of classes", unit="image") as progress:
+            found = class_pixels(dataset, self.config.data.workers, progress.advance)
+        buffer = io.BytesIO()
+        np.save(buffer, found)
+        write_bytes(path, buffer.getvalue())
+        return found
 
     # networks --------------------------------------------------------------------------------------------------------
 
@@ -299,6 +340,12 @@ class Experiment:
             raise InputError(f"config.{section}.training: steps, batch_size and save_every must be at least 1")
         return recipe
 
+    @property
+    def views(self) -> Views:
+        """What networks see of an image when they are scored."""
+        c = self.config.evaluate
+        return Views(tuple(self.config.data.size) if c.sliding else None, c.overlap, c.flip)
+
     # translation -----------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -334,6 +381,12 @@ class Experiment:
             guide = guidance.unguided
         samplers = {"ddpm": sampling.ancestral, "ddim": sampling.ddim(c.eta)}
         return Method(guide, choose(samplers, c.sampler, "translate.sampler"), c.microbatch)
+
+    @property
+    def tile(self) -> Tile:
+        """What networks see at once of an image that is translated."""
+        c = self.config.translate
+        return tile_of(tuple(c.tile) or tuple(self.config.data.size), c.overlap)
 
     @cached_property
     def knobs(self) -> Knobs:

@@ -9,11 +9,15 @@ import numpy as np
 
 from sgg_jax.baselines import color_statistics, color_transfer, fda
 from sgg_jax.calibration import Calibration
-from sgg_jax.data.dataset import Dataset, Subset
-from sgg_jax.data.writer import TranslationWriter, open_export
+from sgg_jax.data.dataset import Dataset, Subset, readable
+from sgg_jax.data.exports import open_export
+from sgg_jax.data.fit import fitted
+from sgg_jax.data.writer import TranslationWriter
+from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
 from sgg_jax.progress import track
-from sgg_jax.stages import adapt, fit_segmenter, translate_guided, translate_into
+from sgg_jax.stages import adapt, fit_segmenter, translate_guided
+from sgg_jax.translated_sets import translate_into
 
 Paint = Callable[[np.ndarray, np.ndarray, Any], np.ndarray]
 """(source image, a target image, setting) -> translation, all [H,W,3] uint8."""
@@ -51,12 +55,10 @@ def painted(paint: Paint) -> Callable[[Experiment, Path, Any], Dataset]:
         source, target = run.source, run.target
         writer = TranslationWriter(str(directory), source.classes)
         finished = writer.finished()
-        for index in track(range(len(source)), len(source), directory.parent.name, unit="image"):
-            if source.name(index) in finished:
-                continue
-            example = source[index]
+        todo = [index for index in range(len(source)) if source.name(index) not in finished]
+        for index, example in readable(source, track(todo, len(todo), directory.parent.name, unit="image")):
             rng = np.random.default_rng((run.config.seed, source.image_id(index)))
-            image = paint(example.image, target[int(rng.integers(len(target)))].image, setting)
+            image = paint(example.image, drawn(target, rng, example.image.shape[:2]), setting)
             record = {"image_id": source.image_id(index), "seed": run.config.seed, "setting": setting}
             writer.write(source.name(index), image, example.known_labels(), record)
         return open_export(str(directory), source.size)
@@ -64,9 +66,18 @@ def painted(paint: Paint) -> Callable[[Experiment, Path, Any], Dataset]:
     return make
 
 
+def drawn(target: Dataset, rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """A random target image that can be used, brought to a size (H, W)."""
+    for _, example in readable(target, (int(rng.integers(len(target))) for _ in range(100))):
+        return fitted(example.image, size, "crop")
+    raise InputError("hundred target images in a row cannot be used")
+
+
 def painting_time(paint: Paint) -> Callable[[Experiment, Calibration, Any], float]:
     def cost(run: Experiment, calibration: Calibration, setting: Any) -> float:
-        pairs = [(run.source[i].image, run.target[i].image) for i in range(min(16, len(run.source), len(run.target)))]
+        few, rng = range(min(16, len(run.source))), np.random.default_rng(0)
+        images = [example.image for _, example in readable(run.source, few)]
+        pairs = [(image, drawn(run.target, rng, image.shape[:2])) for image in images]
         began = time.perf_counter()
         for image, target in pairs:
             paint(image, target, setting)

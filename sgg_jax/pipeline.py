@@ -7,14 +7,15 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from sgg_jax.comparison import Comparison, compare
-from sgg_jax.data.streets import Streets
-from sgg_jax.data.writer import export
+from sgg_jax.data.exports import export
+from sgg_jax.data.writer import CITYSCAPES, FOLDERS
 from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
 from sgg_jax.planning import plan as plan_run
 from sgg_jax.progress import Progress
 from sgg_jax.records import read_json, write_json
 from sgg_jax.results import score_tables
+from sgg_jax.roles import choose
 from sgg_jax.stages import (
     Stage,
     adapt,
@@ -47,6 +48,10 @@ NEEDS = {
     "evaluate": ("train_segmenter",),
     "report": ("evaluate",),
 }
+
+
+PLACES = {"folders": FOLDERS, "cityscapes": CITYSCAPES}
+"""Layouts of export_streets."""
 
 
 def stages(run: Experiment) -> list[str]:
@@ -128,17 +133,18 @@ def plan(run: Experiment, names: list[str] | None = None) -> None:
 
 
 def export_streets(run: Experiment) -> None:
-    """Writes the data sets of all roles as folders of PNG files that the folder pair reads."""
+    """Writes the data sets of all roles as folders of PNG files, as config.export says."""
+    places = choose(PLACES, run.config.export.layout, "export.layout")
     for role, dataset in run.datasets.items():
         if dataset is None:
             continue
-        if not isinstance(dataset, Streets):
+        if run.config.data[role].name != "streets":
             raise InputError(
                 f"config.data.{role}.name is {run.config.data[role].name!r}: this stage writes streets only"
             )
         directory = run.workdir / "streets" / role
         with Progress(len(dataset), f"export {role}", unit="image") as progress:
-            export(dataset, str(directory), progress.advance)
+            export(dataset, str(directory), progress.advance, places)
         say(f"{role}: {len(dataset)} images in {directory}")
 
 

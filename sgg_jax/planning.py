@@ -211,6 +211,7 @@ def _translation(calibration: Calibration, title: str, depths: list[int], images
     guides = 2 * images * guided_steps * (whole + local * present)
     through = 2 * images * guided_steps * (guided and c.look == "through_denoiser" and c.guidance != "none")
     denoiser = images * steps + through
+    denoiser, guides = denoiser * calibration.tiles, guides * calibration.tiles
     flops = denoiser * calibration.flops("denoiser") + guides * calibration.flops("segmenter")
     batches = -(-images // c.batch_size)
     method = run.method() if guided else run.method("none")

@@ -4,6 +4,7 @@ A file holds the weights (float16, to be small) under dotted names and, as strin
 network, the seed, the steps, the data and the command that made them.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -78,3 +79,11 @@ def _named(params: Params) -> dict[str, Any]:
     """Leaves by dotted name, in the tree's order."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def digest(params: Params) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of all weights: tells one training's result from another's."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        found.update(np.asarray(leaf).tobytes())
+    return found.hexdigest()[:16]

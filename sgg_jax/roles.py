@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from sgg_jax.data import DATASETS
 from sgg_jax.data.dataset import ClassInfo, Dataset, Tolerant
+from sgg_jax.data.exports import open_export
 from sgg_jax.data.public import LAYOUTS, open_public
 from sgg_jax.errors import InputError
 
@@ -57,9 +58,12 @@ def open_role(data: ConfigDict, role: str) -> Dataset | None:
     if c.name == "none" and role in OPTIONAL:
         return None
     size, classes = tuple(c.size) or tuple(data.size), class_table(data.classes)
+    root = c.root or (data.target.root if c.name == data.target.name else "")
     try:
-        if c.name in LAYOUTS:
-            dataset: Dataset = open_public(LAYOUTS[c.name], c.root, size=size, classes=classes, **c.public.to_dict())
+        if c.name == "exported":
+            dataset: Dataset = open_export(root, size, **c.public.to_dict())
+        elif c.name in LAYOUTS:
+            dataset = open_public(LAYOUTS[c.name], root, size=size, classes=classes, **c.public.to_dict())
         else:
             constructor = choose({**DATASETS, **LAYOUTS}, c.name, f"data.{role}.name")
             options = c[c.name].to_dict()

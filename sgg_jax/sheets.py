@@ -6,13 +6,16 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from sgg_jax.data.dataset import Dataset
-from sgg_jax.data.writer import open_export
+from sgg_jax.data.dataset import Dataset, readable
+from sgg_jax.data.exports import open_export
+from sgg_jax.data.fit import fitted, reshaped
 from sgg_jax.devices import replicate
-from sgg_jax.evaluation import predictions
+from sgg_jax.evaluation import Seen, predictions
 from sgg_jax.experiment import Experiment
+from sgg_jax.records import write_text
 from sgg_jax.report.comparison import TITLES
-from sgg_jax.report.pictures import colorize, save, sheet
+from sgg_jax.report.pictures import colorize, mistakes, overlaid, save, sheet
+from sgg_jax.report.plots import confusion
 from sgg_jax.results import SAMPLE_STEPS, SAMPLES, guide_place, guided_and_unguided, networks
 from sgg_jax.schedule import respace
 from sgg_jax.translation import Look, trace, translate
@@ -26,7 +29,7 @@ def sample_sheet(run: Experiment) -> None:
     total = run.config.denoiser.total
     # The guide is not looked at, but it is an operand: its untrained weights will do.
     networks = replicate((run.denoiser(), run.segmenter(run.segmenter_network()[1])), run.mesh)
-    images, _ = translate(
+    images, _, _ = translate(
         *networks,
         respace(run.betas, total, min(SAMPLE_STEPS, total)),
         grey,
@@ -59,8 +62,10 @@ def translation_sheet(run: Experiment, count: int) -> Any:
     if "unguided" in (both := guided_and_unguided(run)):
         sets.append(("unguided", both["unguided"]))
     rows = []
-    for index in range(min(count, len(run.source), *(len(s) for _, s in sets))):
-        name, example = run.source.name(index), run.source[index]
+    everywhere = set.intersection(*({dataset.name(i) for i in range(len(dataset))} for _, dataset in sets))
+    shown = [index for index in range(len(run.source)) if run.source.name(index) in everywhere]
+    for index, example in readable(run.source, shown[:count]):
+        name = run.source.name(index)
         cells = [colorize(example.known_labels(), run.source.classes), example.image]
         cells += [_by_name(dataset, name) for _, dataset in sets]
         rows.append([*cells, run.target[index % len(run.target)].image])
@@ -87,6 +92,30 @@ def prediction_sheet(run: Experiment, count: int) -> Any:
         columns.append([colorize(labels, test.classes) for labels in found])
         titles.append(title)
     return sheet([list(row) for row in zip(*columns, strict=True)], titles, classes=test.classes)
+
+
+def evaluation_pictures(run: Experiment, title: str, place: str, found: dict[str, Any], shown: list[Seen]) -> None:
+    """evaluation/NETWORK_confusion.svg and, of the examples shown, evaluation/overlays/NETWORK.png.
+
+    found: evaluation.summary of the network in the directory `place`, whose first part is NETWORK.
+    """
+    test, name = run.datasets["test"], place.split("/")[0]
+    assert test is not None
+    plot = confusion(run.names, np.array(found["confusion"]))
+    write_text(run.workdir / "evaluation" / f"{name}_confusion.svg", f"{plot}\n")
+    if shown:
+        save(overlay_sheet(test, shown, title), run.workdir / "evaluation" / "overlays" / f"{name}.png")
+
+
+def overlay_sheet(dataset: Dataset, shown: list[Seen], title: str) -> Any:
+    """A row per example at full resolution: the image, its labels and the prediction over it, where that is wrong."""
+    rows = []
+    for seen in shown:
+        image = dataset.full(seen.example).image
+        painted = [overlaid(image, labels, dataset.classes) for labels in (seen.labels, seen.predicted)]
+        rows.append([image, *painted, mistakes(image, seen.labels, seen.predicted)])
+    columns = ["target image", "labels", "prediction", "wrong: red; no label: black"]
+    return sheet(rows, columns, classes=dataset.classes, title=title)
 
 
 def gallery_sheet(run: Experiment, rows: list[dict[str, Any]], count: int) -> Any:
@@ -120,13 +149,14 @@ def gallery_sheet(run: Experiment, rows: list[dict[str, Any]], count: int) -> An
 def traces(run: Experiment, count: int) -> dict[str, list[Look]]:
     """The reverse steps of the first `count` source images, guided as configured and unguided."""
     count = min(count, len(run.source))
-    examples = [run.source[index] for index in range(count)]
     guide = run.segmenter_params(guide_place(run))
     depth = run.config.translate.depth
     start, schedule = run.start(guide, depth), run.schedule(depth)
-    image = np.stack([start[index].image for index in range(count)])
-    labels = np.stack([example.known_labels() for example in examples])
-    ids = np.array([run.source.image_id(index) for index in range(count)], np.int32)
+    few = [(index, reshaped(example, fitted, run.config.data.size, "crop"))
+           for index, example in readable(start, range(count))]  # fmt: skip
+    image = np.stack([example.image for _, example in few])
+    labels = np.stack([example.known_labels() for _, example in few])
+    ids = np.array([run.source.image_id(index) for index, _ in few], np.int32)
     networks = run.denoiser(), run.segmenter(guide)
     return {
         title: trace(*networks, schedule, image, labels, ids, run.knobs, method=run.method(variant))[0]

@@ -7,10 +7,12 @@ judge/         the one trained with target labels               train_segmenter
 adapt/roundR/  translated/, checkpoints, metrics.jsonl          adapt
 translated/    the labelled translations; unguided/ to compare  translate
 student/       a fresh segmenter trained on translated/         train_student
-scores.json    evaluate;  report.html, pictures/  report
+scores.json    scores.csv; evaluation/, pictures of them        evaluate
+report.html    pictures/                                        report
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +21,24 @@ import jax.numpy as jnp
 from sgg_jax import ptl
 from sgg_jax.data import streets
 from sgg_jax.data.dataset import Dataset
-from sgg_jax.data.loader import Batches
-from sgg_jax.data.writer import TranslationWriter, open_export
-from sgg_jax.evaluation import denoising_error, score, summary
+from sgg_jax.data.exports import open_export
+from sgg_jax.evaluation import Seen, denoising_error, examine, summary, tally
 from sgg_jax.experiment import Experiment
 from sgg_jax.pretrained import load_pretrained, locate, read_story, save_weights, trained_steps
-from sgg_jax.progress import Progress, track
-from sgg_jax.records import write_json
-from sgg_jax.results import HELD_OUT_LEVELS, curve_rows, guide_place, guided_and_unguided, networks, score_tables
-from sgg_jax.sheets import sample_sheet
+from sgg_jax.progress import track
+from sgg_jax.records import write_json, write_text
+from sgg_jax.results import (
+    HELD_OUT_LEVELS,
+    guide_place,
+    guided_and_unguided,
+    networks,
+    score_csv,
+    score_tables,
+)
+from sgg_jax.sheets import evaluation_pictures, sample_sheet
 from sgg_jax.summary_page import write_report
 from sgg_jax.training import fit
-from sgg_jax.translation import Method, translate_all
+from sgg_jax.translated_sets import translate_into
 from sgg_jax.types import Params, Segmenter
 
 Stage = Callable[[Experiment], dict[str, Any]]
@@ -65,7 +73,7 @@ def fit_denoiser(run: Experiment) -> dict[str, Any]:
         run.denoiser_objective(),
         load_pretrained(locate(start), fresh) if start else fresh,
         run.denoiser_constants(),
-        Batches(run.target, recipe.batch_size, seed),
+        run.batches(run.target, recipe.batch_size, seed),
         recipe,
         seed=seed,
         mesh=run.mesh,
@@ -117,13 +125,13 @@ def fit_segmenter(
     stream: of its seeds (experiment.STREAMS), guides are augmented as guides; start: weights to start from, by default
     fresh ones; plain: without augmentation.
     """
-    recipe, seed = run.recipe(section), run.seed(stream)
+    recipe, seed, place = run.recipe(section), run.seed(stream), place or run.workdir / stream
     return fit(
-        place or run.workdir / stream,
+        place,
         run.segmenter_objective(None if plain else run.strength(stream)),
         run.segmenter_network(stream)[1] if start is None else start,
         jnp.asarray(run.class_weights(dataset)),
-        Batches(dataset, recipe.batch_size, seed),
+        run.batches(dataset, recipe.batch_size, seed, place),
         recipe,
         seed=seed,
         mesh=run.mesh,
@@ -139,52 +147,6 @@ def train_student(run: Experiment) -> dict[str, Any]:
 
 
 # translation ---------------------------------------------------------------------------------------------------------
-
-
-def translate_into(
-    run: Experiment, directory: Path, guide: Params, depth: int, method: Method, count: int, label: str,
-    guidance: str = "", start: Dataset | None = None,
-) -> Dataset:  # fmt: skip
-    """Translates the first `count` source images into `directory`, doing what is missing there; opens the result.
-
-    start: the source as it is noised, by default what config.translate.start says of this guide.
-    """
-    source = run.source
-    writer = TranslationWriter(str(directory), source.classes)
-    finished = writer.finished()
-    todo = [index for index in range(count) if source.name(index) not in finished]
-    if todo:
-        schedule = run.schedule(depth)
-        used = int(schedule.count)
-        translations = translate_all(
-            run.denoiser(),
-            run.segmenter(guide),
-            schedule,
-            run.start(guide, depth) if start is None else start,
-            todo,
-            run.knobs,
-            batch_size=run.config.translate.batch_size,
-            method=method,
-            mesh=run.mesh,
-        )
-        with Progress(count, label, unit="image", start=count - len(todo)) as progress:
-            for done in translations:
-                writer.write(
-                    source.name(done.index),
-                    done.image,
-                    done.labels,
-                    {
-                        "image_id": source.image_id(done.index),
-                        "depth": depth,
-                        "seed": run.config.seed,
-                        "guidance": guidance or run.config.translate.guidance,
-                        "scale": float(run.knobs.scale),
-                        "ratio": float(done.ratios[:used].mean()),
-                        "ratios": [float(f"{value:.4g}") for value in done.ratios[curve_rows(used)]],
-                    },
-                )
-                progress.advance()
-    return open_export(str(directory), source.size)
 
 
 def adapt(run: Experiment) -> dict[str, Any]:
@@ -207,17 +169,22 @@ def translate(run: Experiment) -> dict[str, Any]:
     """The labelled translations, and some unguided ones of the same depth to compare them with."""
     c = run.config.translate
     translated = translate_guided(run)
+    lost = len(run.source) - len(translated)
+    if lost:
+        manifest = run.workdir / "translated" / "manifest.jsonl"
+        say(f"kept {len(translated)} of {len(run.source)} translations; {manifest} tells why the others were dropped")
     unguided = min(c.unguided, len(translated))
     if unguided:
         place, guide = run.workdir / "unguided", run.segmenter_params(guide_place(run))
         translate_into(run, place, guide, c.depth, run.method("none"), unguided, "unguided", "none")
-    return {"images": len(translated), "unguided": unguided, "depth": c.depth}
+    return {"images": len(translated), "dropped": lost, "unguided": unguided, "depth": c.depth}
 
 
 def translate_guided(run: Experiment) -> Dataset:
-    """translated/: all source images under the configured guide."""
-    depth, guide = run.config.translate.depth, run.segmenter_params(guide_place(run))
-    return translate_into(run, run.workdir / "translated", guide, depth, run.method(), len(run.source), "translate")
+    """translated/: all source images under the configured guide, but those whose labels it does not find again."""
+    c, guide = run.config.translate, run.segmenter_params(guide_place(run))
+    place, count = run.workdir / "translated", len(run.source)
+    return translate_into(run, place, guide, c.depth, run.method(), count, "translate", keep=c.keep)
 
 
 # scores --------------------------------------------------------------------------------------------------------------
@@ -225,9 +192,13 @@ def translate_guided(run: Experiment) -> Dataset:
 
 def scored(run: Experiment, network: Segmenter, dataset: Dataset, label: str) -> dict[str, Any]:
     """mIoU, accuracy and IoU by class of a segmenter on a labelled set (evaluation.summary)."""
+    return summary(tally(seen_by(run, network, dataset, label), len(run.names)), run.names)
+
+
+def seen_by(run: Experiment, network: Segmenter, dataset: Dataset, label: str) -> Iterator[Seen]:
+    """What a segmenter sees in a labelled set, at full resolution, as config.evaluate says."""
     todo = track(range(len(dataset)), len(dataset), label, unit="image")
-    confusion = score(network, dataset, todo, run.config.evaluate.batch_size, run.mesh)
-    return summary(confusion, run.names)
+    return examine(network, dataset, todo, run.config.evaluate.batch_size, run.mesh, run.views)
 
 
 def evaluate(run: Experiment) -> dict[str, Any]:
@@ -236,12 +207,16 @@ def evaluate(run: Experiment) -> dict[str, Any]:
     test = run.datasets["test"]
     if test is not None:
         for title, place in networks(run).items():
-            scores["networks"][title] = scored(run, run.segmenter(run.segmenter_params(place)), test, f"score {title}")
+            found = seen_by(run, run.segmenter(run.segmenter_params(place)), test, f"score {title}")
+            shown = list(islice(found, run.config.evaluate.overlays))
+            scores["networks"][title] = summary(tally(chain(shown, found), len(run.names)), run.names)
+            evaluation_pictures(run, title, place, scores["networks"][title], shown)
     if (run.workdir / "judge").is_dir():
         for title, dataset in guided_and_unguided(run).items():
-            found = scored(run, run.judge(), dataset, f"judge {title} translations")
-            scores["agreement"][title] = {"images": len(dataset), **found}
+            agreement = scored(run, run.judge(), dataset, f"judge {title} translations")
+            scores["agreement"][title] = {"images": len(dataset), **agreement}
     write_json(run.workdir / "scores.json", scores)
+    write_text(run.workdir / "scores.csv", score_csv(scores))
     say(score_tables(scores))
     return scores
 

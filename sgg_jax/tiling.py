@@ -33,13 +33,19 @@ class Tile(NamedTuple):
     overlap: int  # pixels that neighbouring tiles share at least
 
 
-def check_tile(tile: Tile) -> None:
-    """InputError unless the overlap is smaller than the tile."""
-    if not 0 <= tile.overlap < min(tile.height, tile.width):
-        raise InputError(
-            f"translate.overlap is {tile.overlap}: it must lie in 0..{min(tile.height, tile.width) - 1}, less than a "
-            f"side of the tiles of {tile.height} x {tile.width}"
-        )
+def tile_of(size: tuple[int, int], share: float) -> Tile:
+    """A tile of that size (H, W) that has `share` of its smaller side in common with its neighbours.
+
+    InputError unless the share lies in 0..1, below 1.
+    """
+    if not 0 <= share < 1:
+        raise InputError(f"config.translate.overlap is {share}: it is a share of a tile, in 0..1 and below 1")
+    return Tile(int(size[0]), int(size[1]), min(round(share * min(size)), min(size) - 1))
+
+
+def tile_count(size: tuple[int, int], tile: Tile) -> int:
+    """Tiles of an image of that size (H, W)."""
+    return len(starts(size[0], tile.height, tile.overlap)) * len(starts(size[1], tile.width, tile.overlap))
 
 
 def starts(length: int, tile: int, overlap: int) -> list[int]:

@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 
 from sgg_jax.augmentation import Strength, augment
 from sgg_jax.checkpoints import Checkpoints
-from sgg_jax.data.loader import Batches, prefetch
-from sgg_jax.devices import check_batch, replicate, shard
+from sgg_jax.data.loader import Waiting, prefetch
+from sgg_jax.devices import check_batch, replicate, shard_part
 from sgg_jax.errors import InputError
 from sgg_jax.losses import denoising_loss, segmentation_loss
 from sgg_jax.progress import Progress
@@ -146,7 +146,7 @@ def fit(
     objective: Objective,
     params: Params,
     constants: Any,
-    batches: Batches,
+    batches: Callable[[int], Any],
     recipe: Recipe,
     *,
     seed: int,
@@ -155,9 +155,10 @@ def fit(
 ) -> Params:
     """Trains to `recipe.steps` from the newest checkpoint under directory/checkpoints, else from `params`.
 
-    Writes checkpoints and metrics.jsonl (step, loss, grad_norm, learning_rate, seconds) into `directory`; returns the
-    EMA weights. A run that is killed and started again ends with the same weights as one that is not. Raises
-    InputError where loss or gradient is not finite, naming the step; the last checkpoint before it stays.
+    Writes checkpoints and metrics.jsonl (step, loss, grad_norm, learning_rate, seconds, and the share of them that was
+    spent waiting for data) into `directory`; returns the EMA weights. A run that is killed and started again ends with
+    the same weights as one that is not. Raises InputError where loss or gradient is not finite, naming the step; the
+    last checkpoint before it stays.
     """
     check_batch(recipe.batch_size, mesh, f"batch_size of {label}")
     train_step = make_step(objective, recipe.weight_decay, recipe.clip, recipe.ema)
@@ -169,28 +170,34 @@ def fit(
         start = int(state.step)
         state, constants = replicate((state, constants), mesh)
         began, pending = time.monotonic(), None
+
+        def ready(step: int) -> Any:  # in the thread that reads ahead: on the devices before it is asked for
+            batch = batches(step)
+            return shard_part({name: batch[name] for name in ("image", "labels") if name in batch}, mesh)
+
+        feed = Waiting(prefetch(ready, range(start, recipe.steps)))
         with (
             LineLog(directory / "metrics.jsonl", start) as log,
             Progress(recipe.steps, label, unit="step", start=start) as progress,
         ):
-            for step, batch in prefetch(batches, range(start, recipe.steps)):
-                batch = {name: batch[name] for name in ("image", "labels") if name in batch}
-                state, metrics = train_step(state, constants, shard(batch, mesh), seed, rates[step])
+            for step, batch in feed:
+                state, metrics = train_step(state, constants, batch, seed, rates[step])
                 done = step + 1
                 last = done == recipe.steps
                 if pending is not None:  # the step before this one: reading it never starves the device
-                    _record(log, *pending, began, label, progress)
+                    _record(log, *pending, began, feed.seconds, label, progress)
                 pending = (done, metrics, float(rates[step]))
                 if last or done % recipe.save_every == 0:
-                    _record(log, *pending, began, label, progress)
+                    _record(log, *pending, began, feed.seconds, label, progress)
                     pending = None
                     checkpoints.save(done, state, state.ema)
     return state.ema
 
 
 def _record(
-    log: LineLog, step: int, metrics: dict[str, Array], rate: float, began: float, label: str, progress: Progress
-) -> None:
+    log: LineLog, step: int, metrics: dict[str, Array], rate: float, began: float, waited: float, label: str,
+    progress: Progress,
+) -> None:  # fmt: skip
     """Logs one step; stops the run where its loss or gradient, and so the new weights, are not finite."""
     loss, grad_norm = float(metrics["loss"]), float(metrics["grad_norm"])
     for name, value in (("loss", loss), ("gradient", grad_norm)):
@@ -199,13 +206,16 @@ def _record(
                 f"the {name} of {label} is {value} at step {step}: lower its learning_rate (the checkpoints "
                 "before this step are whole) and start a new --workdir"
             )
+    seconds = time.monotonic() - began
+    wait = min(waited / max(seconds, 1e-9), 1.0)
     log.append(
         {
             "step": step,
             "loss": loss,
             "grad_norm": grad_norm,
             "learning_rate": rate,
-            "seconds": round(time.monotonic() - began, 3),
+            "seconds": round(seconds, 3),
+            "data_wait": round(wait, 4),
         }
     )
-    progress.advance(note=f"loss {loss:.3f}")
+    progress.advance(note=f"loss {loss:.3f}, data wait {wait:.0%}")

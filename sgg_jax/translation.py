@@ -54,12 +54,13 @@ def translate(
     *,
     method: Method,
     mesh: Mesh,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     """Noises source images to the schedule's depth and denoises them under guidance (Peng et al. 2023; SDEdit).
 
     denoiser, segmenter: `Partial(apply, params)` of the target domain's denoiser and of the guide.
     image [B,H,W,3] uint8, labels [B,H,W] uint8 train ids, image_id [B] int32; B divides over the mesh.
-    Returns the translations [B,H,W,3] uint8 and the guidance-to-noise ratio of every step [B,K] float32.
+    Returns the translations [B,H,W,3] uint8, the guidance-to-noise ratio of every step [B,K] float32, and the agreement
+    [B] float32: the share of known pixels in which the guide finds their label in the translation.
     """
 
     def local(
@@ -70,7 +71,7 @@ def translate(
         image: Array,
         labels: Array,
         image_id: Array,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Array, Array]:
         image, labels = to_float(image), labels.astype(jnp.int32)
         keys = image_keys(jnp.asarray(knobs.seed), image_id)
         classes = jax.eval_shape(segmenter, image).shape[-1]
@@ -91,7 +92,10 @@ def translate(
             jnp.float32(knobs.fill),
             jnp.float32(knobs.limit),
         )
-        return jnp.round((jnp.clip(x, -1, 1) + 1) * 127.5).astype(jnp.uint8), ratios
+        translation = jnp.round((jnp.clip(x, -1, 1) + 1) * 127.5).astype(jnp.uint8)
+        found = segmenter(to_float(translation)).argmax(-1) == labels
+        known = jnp.sum(labels != VOID, axis=(1, 2))
+        return translation, ratios, jnp.sum(found, axis=(1, 2)) / jnp.maximum(known, 1)
 
     over_devices = jax.shard_map(
         local,
@@ -167,6 +171,7 @@ class Translated:
     image: np.ndarray  # [H,W,3] uint8
     labels: np.ndarray  # [H,W] uint8
     ratios: np.ndarray  # [K] float32
+    agreement: float  # of the guide with the labels, in 0..1
 
 
 def translate_all(
@@ -224,12 +229,13 @@ def _same_size(examples: Iterable[tuple[int, Example]], most: int) -> Iterator[l
         yield batch
 
 
-def _finished(batch: list[tuple[int, Example]], result: tuple[Array, Array]) -> Iterator[Translated]:
-    image, ratios = np.asarray(result[0]), np.asarray(result[1])
+def _finished(batch: list[tuple[int, Example]], result: tuple[Array, Array, Array]) -> Iterator[Translated]:
+    image, ratios, agreement = (np.asarray(array) for array in result)
     for row, (index, example) in enumerate(batch):
         if not np.isfinite(ratios[row]).all():
             raise InputError(
                 f"the guidance of image {index} is not finite: lower translate.scale, or set translate.clip_ratio"
             )
         labels = example.known_labels()
-        yield Translated(index, image[row, : labels.shape[0], : labels.shape[1]], labels, ratios[row])
+        cut = image[row, : labels.shape[0], : labels.shape[1]]
+        yield Translated(index, cut, labels, ratios[row], float(agreement[row]))

@@ -13,7 +13,7 @@ from test_pipeline import files, tiny
 from sgg_jax import stages
 from sgg_jax.baselines import color_statistics, color_transfer
 from sgg_jax.comparison import Comparison
-from sgg_jax.data.writer import open_export
+from sgg_jax.data.exports import open_export
 from sgg_jax.distances import frechet
 from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
@@ -185,7 +185,7 @@ def test_the_page_is_quiet_whole_and_fits_in_a_browser(finished, tmp_path, width
     with running(tmp_path) as browser:
         found = browser.look(finished / "report.html", width, dark)
     assert found["complaints"] == found["foreign"] == []
-    assert len(found["pictures"]) == 5  # gallery, translations, steps, predictions, samples
+    assert len(found["pictures"]) == 6  # gallery, overlays, translations, steps, predictions, samples
     assert all(complete and natural > 50 for complete, natural in found["pictures"])
     assert found["overflow"] <= 0
 

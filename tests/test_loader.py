@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from sgg_jax.data.dataset import VOID, ClassInfo, Example
-from sgg_jax.data.loader import Batch, Batches, label_histogram, prefetch
+from sgg_jax.data.crops import Crop, RareClasses
+from sgg_jax.data.dataset import VOID, ClassInfo, Example, LeftOutError
+from sgg_jax.data.loader import Batch, Batches, Waiting, class_pixels, label_histogram, prefetch
 from sgg_jax.errors import InputError
 
 
@@ -167,3 +168,79 @@ def test_histogram_counts_an_even_part_without_void() -> None:
     for unusable in (Numbers(0), Numbers(3, labelled=False)):
         with pytest.raises(InputError):
             label_histogram(unusable)
+
+
+class Wide:
+    """Images of many sizes, all larger than a crop; example 3 cannot be used."""
+
+    classes = Numbers.classes
+    size, labelled, problems = None, True, ()
+
+    def __len__(self) -> int:
+        return 9
+
+    def image_id(self, index: int) -> int:
+        return index
+
+    def __getitem__(self, index: int) -> Example:
+        if index == 3:
+            raise LeftOutError("3 is damaged")
+        rng = np.random.default_rng(index)
+        height, width = 8 + index, 20 - index
+        return Example(
+            rng.integers(0, 256, (height, width, 3), np.uint8), rng.integers(0, 2, (height, width), np.uint8)
+        )
+
+
+def crops(**options: object) -> Batches:
+    return Batches(Wide(), 4, seed=2, crop=Crop((6, 8), (0.8, 1.5)), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rare", [None, RareClasses(np.eye(9, 2, dtype=int), 0.1)])
+def test_batches_do_not_depend_on_threads_or_hosts(rare: RareClasses | None) -> None:
+    wanted = [crops(rare=rare)(step) for step in range(12)]
+    assert wanted[0]["image"].shape == (4, 6, 8, 3)
+    for workers in (1, 4):
+        found = crops(rare=rare, workers=workers)
+        assert all(same(found(step), wanted[step]) for step in (7, 0, 11, 3))
+    for hosts in (2, 4):
+        parts = [crops(rare=rare, part=(i, hosts), workers=2) for i in range(hosts)]
+        for step in (0, 5):
+            rows = [part(step) for part in parts]
+            joined = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
+            assert same(joined, wanted[step])
+
+
+def test_the_next_example_comes_for_one_that_is_left_out() -> None:
+    drawn = Batches(Wide(), 9, seed=0, crop=Crop((6, 8)))
+    ids = drawn(0)["image_id"].tolist()
+    assert sorted(ids) == [0, 1, 2, 4, 4, 5, 6, 7, 8]
+    assert ids[drawn.indices(0).index(3)] == 4
+    np.testing.assert_array_equal(class_pixels(Wide(), workers=3).sum(1)[[2, 3, 4]], [10 * 18, 0, 12 * 16])
+
+
+def test_rare_classes_are_seen_more_often() -> None:
+    pixels = np.zeros((9, 2), int)
+    pixels[:, 0], pixels[8, 1] = 1000, 1
+    often = np.concatenate([crops(rare=RareClasses(pixels, 0.01))(step)["image_id"] for step in range(20)])
+    assert (often == 8).mean() > 0.8
+
+
+def test_a_batch_that_does_not_divide_over_hosts_is_refused() -> None:
+    with pytest.raises(InputError, match="batch of 4 does not divide over 3 hosts"):
+        crops(part=(0, 3))
+
+
+def test_waiting_adds_up_what_the_consumer_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("sgg_jax.data.loader.time.monotonic", lambda: clock[0])
+
+    def slow() -> Iterator[int]:
+        for number in range(3):
+            clock[0] += 2.0
+            yield number
+
+    waiting = Waiting(slow())
+    for _ in waiting:
+        clock[0] += 100.0  # the consumer's own work does not count
+    assert waiting.seconds == 6.0

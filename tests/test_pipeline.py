@@ -1,5 +1,6 @@
 """The stages together, on tiny networks: files, resuming, refusals, and files in place of the built-in data."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -10,8 +11,8 @@ import pytest
 from PIL import Image
 
 from configs import folders, quick
-from sgg_jax import pipeline, stages
-from sgg_jax.data.writer import open_export
+from sgg_jax import pipeline, pretrained, stages
+from sgg_jax.data.exports import open_export
 from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
 from sgg_jax.pipeline import main
@@ -58,7 +59,7 @@ def test_every_stage_leaves_its_files(finished):
         assert [record["step"] for record in records] == [1, 2, 3, 4]
         assert (finished / place / "checkpoints" / "4").is_dir()
     for place, count in (("translated", 6), ("unguided", 5), ("adapt/round1/translated", 6)):
-        assert len(list((finished / place / "images").glob("*.png"))) == count
+        assert len(list((finished / place).rglob("*_leftImg8bit.png"))) == count
         manifest = [json.loads(line) for line in (finished / place / "manifest.jsonl").read_text().splitlines()]
         assert {record["guidance"] for record in manifest} == {"none" if place == "unguided" else "sgg"}
         assert all((record["ratio"] > 0) == (place != "unguided") for record in manifest)
@@ -68,8 +69,16 @@ def test_every_stage_leaves_its_files(finished):
         "first guide (source only)", "PTL's last guide", "student on translations", "judge (target labels)"
     }  # fmt: skip
     assert scores["agreement"]["guided"]["images"] == scores["agreement"]["unguided"]["images"] == 5
+    table = (finished / "scores.csv").read_text().splitlines()
+    assert table[0].startswith("network,mIoU,accuracy,road,") and len(table) == 5
     page = (finished / "report.html").read_text()
     assert "Segmentation of the target" in page
+    assert "What the student takes the pixels of each class for" in page
+    assert "The student on target test images" in page
+    for network in ("source", "adapt", "student", "judge"):
+        assert (finished / "evaluation" / f"{network}_confusion.svg").read_text().startswith("<svg")
+        with Image.open(finished / "evaluation" / "overlays" / f"{network}.png") as picture:
+            assert picture.height > 8 * 48  # eight images of 16 x 32, three times as large
     assert "data:image/png;base64," in page
     for name in (
         "denoiser/samples.png",
@@ -102,7 +111,7 @@ def test_a_whole_run_compiles_each_function_once(finished):
             guide = run.segmenter(run.segmenter_params(place))
             images = translate_all(
                 run.denoiser(), guide, run.schedule(depth), run.source, [0, 1], run.knobs, batch_size=4,
-                method=run.method(), mesh=run.mesh,
+                method=run.method(), mesh=run.mesh, tile=run.tile,
             )  # fmt: skip
             assert len(list(images)) == 2
     assert translate._cache_size() == before
@@ -165,9 +174,9 @@ def test_what_is_missing_is_done_again_and_the_same(finished, tmp_path):
     for name in ("translate", "train_student", "evaluate", "report"):
         (again / "stages" / f"{name}.json").unlink()
     shutil.rmtree(again / "student")
-    kept = sorted((again / "translated" / "images").glob("*.png"))[2]
+    kept = sorted((again / "translated").rglob("*_leftImg8bit.png"))[2]
     untouched = kept.stat().st_mtime_ns
-    for lost in sorted((again / "translated" / "images").glob("*.png"))[3:]:
+    for lost in sorted((again / "translated").rglob("*_leftImg8bit.png"))[3:]:
         lost.unlink()
     main("run", tiny(), again)
     assert kept.stat().st_mtime_ns == untouched
@@ -199,6 +208,8 @@ def test_stages_out_of_order_are_refused(tmp_path):
         (lambda c: c.segmenter.training.update(batch_size=0), "at least 1"),
         (lambda c: c.student.training.update(batch_size=6), "student.training.batch_size is 6.* 4 devices"),
         (lambda c: c.evaluate.update(batch_size=6), "evaluate.batch_size is 6"),
+        (lambda c: c.evaluate.update(sliding=True, overlap=1.0), "evaluate.overlap is 1.0"),
+        (lambda c: c.evaluate.update(overlays=-1), "evaluate.overlays is -1"),
         (lambda c: c.translate.update(batch_size=0), "translate.batch_size is 0"),
         (lambda c: c.translate.update(microbatch=0), "microbatch is 0"),
         (lambda c: c.data.test.update(name="folder"), "config.data.test.folder: "),
@@ -225,24 +236,73 @@ def test_settings_that_cannot_work_are_refused_before_any_work(tmp_path, change,
     assert not (tmp_path / "new" / "source").exists()
 
 
+ROLES = ("source", "target", "judge", "val", "test")
+
+
 def on_folders(root: Path):
-    """The tiny run, reading the files that export_streets wrote."""
+    """The tiny run, reading the folders that export_streets wrote."""
     config = tiny()
     config.data.classes = folders.get_config().data.classes
-    for role in ("source", "target", "judge", "val", "test"):
+    for role in ROLES:
         config.data[role].name = "folder"
         config.data[role].folder.images = str(root / role / "images")
         config.data[role].folder.labels = "" if role == "target" else str(root / role / "labels")
     return config
 
 
-def test_exported_streets_give_the_same_run_as_the_built_in(finished, tmp_path):
-    main("export_streets", tiny(), tmp_path / "export")
-    config = on_folders(tmp_path / "export" / "streets")
-    main("run", config, tmp_path / "run")
+def on_export(root: Path):
+    """The tiny run, reading what export_streets wrote in the layout of Cityscapes."""
+    config = tiny()
+    for role in ROLES:
+        config.data[role].name, config.data[role].root = "exported", str(root / role)
+    return config
+
+
+@pytest.mark.parametrize(("layout", "opened"), [("folders", on_folders), ("cityscapes", on_export)])
+def test_exported_streets_give_the_same_run_as_the_built_in(layout, opened, finished, tmp_path):
+    config = tiny()
+    config.export.layout = layout
+    main("export_streets", config, tmp_path / "export")
+    main("run", opened(tmp_path / "export" / "streets"), tmp_path / "run")
     for place in ("adapt/round1/translated", "translated", "unguided"):
         assert files(tmp_path / "run" / place) == files(finished / place)
     assert (tmp_path / "run" / "scores.json").read_text() == (finished / "scores.json").read_text()
+
+
+def test_the_manifest_tells_how_each_translation_was_made(finished):
+    lines = [json.loads(line) for line in (finished / "translated" / "manifest.jsonl").read_text().splitlines()]
+    run = Experiment(tiny(), finished)
+    assert [line["name"] for line in lines] == [run.source.name(index) for index in range(6)]
+    guide = pretrained.digest(run.segmenter_params("adapt/round2"))
+    for index, line in enumerate(lines):
+        pixels = hashlib.sha256(run.source[index].image.tobytes()).hexdigest()
+        assert (line["image_id"], line["source_sha256"]) == (run.source.image_id(index), pixels)
+        assert line["source"].endswith(f"image {run.source.image_id(index)}")
+        assert (line["guide"], line["denoiser"]) == (guide, pretrained.digest(run.denoiser()))
+        assert line["depth"] == run.config.translate.depth and line["seed"] == 0 and line["scale"] == 1.0
+        assert 0 <= line["agreement"] <= 1 and line["ratio"] > 0
+    first = json.loads((finished / "adapt" / "round1" / "translated" / "manifest.jsonl").read_text().splitlines()[0])
+    assert first["guide"] != guide
+    assert (finished / "translated" / "before_after.png").is_file()
+
+
+def test_translations_below_the_threshold_are_dropped_and_said_so(finished, tmp_path, capsys):
+    lines = [json.loads(line) for line in (finished / "translated" / "manifest.jsonl").read_text().splitlines()]
+    agreement = sorted(line["agreement"] for line in lines)
+    config = tiny()
+    config.translate.keep = (agreement[1] + agreement[2]) / 2
+    for stage in ("train_denoiser", "train_segmenter", "adapt", "translate"):
+        main(stage, config, tmp_path)
+    told = [json.loads(line) for line in (tmp_path / "translated" / "manifest.jsonl").read_text().splitlines()]
+    gone = {line["name"] for line in lines if line["agreement"] < config.translate.keep}
+    assert {line["name"] for line in told if "dropped" in line} == gone and len(gone) == 2
+    kept = files(tmp_path / "translated").keys() - {"before_after.png"}
+    assert kept == {name for name in files(finished / "translated") if not any(g in name for g in gone)} - {
+        "before_after.png"
+    }
+    assert "kept 4 of 6 translations" in capsys.readouterr().out
+    for stage in ("train_student", "evaluate", "report"):
+        main(stage, config, tmp_path)
 
 
 def test_without_target_labels_there_is_no_judge_and_no_score(tmp_path, capsys):

@@ -16,7 +16,7 @@ from sgg_jax.experiment import Experiment
 from sgg_jax.guidance import VARIANTS
 from sgg_jax.models.layers import conv2d
 from sgg_jax.sampling import ancestral
-from sgg_jax.tiling import Tile, _plan, check_tile, cover, covered_size, starts, tiled, weights
+from sgg_jax.tiling import Tile, _plan, cover, covered_size, starts, tile_count, tile_of, tiled, weights
 from sgg_jax.translation import Knobs, Method, translate_all
 from sgg_jax.types import VOID
 
@@ -71,11 +71,13 @@ def test_what_fits_into_a_tile_is_seen_whole():
     assert tiled(smooth_denoiser(), Tile(8, 12, 0)).func == tiled(smooth_denoiser(1), Tile(8, 12, 0)).func
 
 
-def test_an_overlap_as_large_as_the_tile_is_refused():
-    check_tile(Tile(8, 12, 7))
-    for overlap in (-1, 8):
-        with pytest.raises(InputError, match=r"translate.overlap is .* lie in 0..7"):
-            check_tile(Tile(8, 12, overlap))
+def test_a_tile_from_the_share_it_has_in_common():
+    assert tile_of((48, 96), 0.25) == Tile(48, 96, 12)
+    assert tile_of((8, 12), 0.99) == Tile(8, 12, 7)
+    assert tile_count((96, 192), Tile(48, 96, 16)) == 9 and tile_count((40, 96), Tile(48, 96, 16)) == 1
+    for share in (-0.1, 1.0):
+        with pytest.raises(InputError, match=r"translate.overlap is .* share of a tile"):
+            tile_of((8, 12), share)
 
 
 def test_small_images_are_extended_by_their_mirror_image_and_void():

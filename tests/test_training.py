@@ -104,7 +104,8 @@ def test_records_of_a_run(whole):
     records = read_lines(directory / "metrics.jsonl")
     assert [record["step"] for record in records] == list(range(1, 12))
     np.testing.assert_allclose([record["learning_rate"] for record in records], literal_rates(RECIPE), atol=1e-7)
-    assert all(set(record) == {"step", "loss", "grad_norm", "learning_rate", "seconds"} for record in records)
+    fields = {"step", "loss", "grad_norm", "learning_rate", "seconds", "data_wait"}
+    assert all(set(record) == fields and 0 <= record["data_wait"] <= 1 for record in records)
     loss, gradient = jax.value_and_grad(squares)(
         PARAMS, 1.0, batch(0), jax.random.fold_in(jax.random.key(0), 0)
     )  # of the first step
@@ -122,7 +123,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, four_devices, w
     assert_same(train(tmp_path, four_devices), whole[1])
     records, wanted = (read_lines(directory / "metrics.jsonl") for directory in (tmp_path, whole[0]))
     for record in records + wanted:
-        del record["seconds"]
+        del record["seconds"], record["data_wait"]
     assert records == wanted  # every step once, and nothing else
     states = []
     for directory in (tmp_path, whole[0]):

@@ -32,7 +32,7 @@ def run(data, mesh, *, method=SGG, knobs=KNOBS, schedule=None, segmenter=None):
     schedule = short_schedule() if schedule is None else schedule
     return translate(
         smooth_denoiser(), segmenter or mixing_segmenter(), schedule, *data, knobs, method=method, mesh=mesh
-    )
+    )[:2]
 
 
 def rounding(a, b):

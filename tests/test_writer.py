@@ -16,7 +16,8 @@ from PIL import Image
 
 from sgg_jax.data import writer as module
 from sgg_jax.data.dataset import VOID, ClassInfo, Example
-from sgg_jax.data.writer import TranslationWriter, export, open_export
+from sgg_jax.data.exports import export, open_export
+from sgg_jax.data.writer import CITYSCAPES, FOLDERS, TranslationWriter, WriteBehind
 from sgg_jax.errors import InputError
 
 CLASSES: tuple[ClassInfo, ...] = (ClassInfo("road", (7, 8), (128, 64, 128)), ClassInfo("car", (26,), (0, 0, 142)))
@@ -28,6 +29,7 @@ class Noise:
     classes = CLASSES
     size = (6, 10)
     labelled = True
+    problems = ()
 
     def __init__(self, length: int = 4, seed: int = 0) -> None:
         self.length, self.seed = length, seed
@@ -90,11 +92,13 @@ def test_export_and_back_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_files_are_what_viewers_and_tools_expect(tmp_path: Path) -> None:
     write(tmp_path, 3)
     image, labels = pair(3)
-    with Image.open(tmp_path / "labels" / "0000003.png") as picture:
-        assert picture.mode == "P" and np.array_equal(np.array(picture), labels)
-        colors = np.array([CLASSES[0].color, CLASSES[1].color, *[(0, 0, 0)] * 254])
-        assert np.array_equal(np.array(picture.convert("RGB")), colors[labels])
-    with Image.open(tmp_path / "images" / "0000003.png") as picture:
+    colors = np.array([CLASSES[0].color, CLASSES[1].color, *[(0, 0, 0)] * 254])
+    ground = tmp_path / "gtFine" / "train" / "all"
+    with Image.open(ground / "0000003_gtFine_labelTrainIds.png") as picture:
+        assert picture.mode == "L" and np.array_equal(np.array(picture), labels)
+    with Image.open(ground / "0000003_gtFine_color.png") as picture:
+        assert picture.mode == "RGB" and np.array_equal(np.array(picture), colors[labels])
+    with Image.open(tmp_path / "leftImg8bit" / "train" / "all" / "0000003_leftImg8bit.png") as picture:
         assert picture.mode == "RGB" and np.array_equal(np.array(picture), image)
     assert (tmp_path / "manifest.jsonl").read_text() == '{"name": "0000003", "image_id": 3}\n'
     assert json.loads((tmp_path / "classes.json").read_text())[1] == {"name": "car", "id": 1, "color": [0, 0, 142]}
@@ -127,6 +131,65 @@ def test_examples_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     assert files(tmp_path) == before and not writer.finished()
 
 
+@pytest.mark.parametrize("places", [CITYSCAPES, FOLDERS])
+def test_both_layouts_read_back_the_same(tmp_path: Path, places: Any) -> None:
+    data = Noise()
+    export(data, str(tmp_path), places=places)
+    for back in (open_export(str(tmp_path), data.size), open_export(str(tmp_path))):
+        assert [back.name(i) for i in range(4)] == [data.name(i) for i in range(4)]
+        for index in range(4):
+            assert back.image_id(index) == data.image_id(index)
+            assert np.array_equal(back[index].image, data[index].image)
+            assert np.array_equal(np.asarray(back[index].labels), pair(index)[1])
+
+
+def test_folders_have_labels_in_colours(tmp_path: Path) -> None:
+    image, labels = pair(3)
+    TranslationWriter(str(tmp_path), CLASSES, FOLDERS).write("3", image, labels, {})
+    with Image.open(tmp_path / "labels" / "3.png") as picture:
+        assert picture.mode == "P" and np.array_equal(np.array(picture), labels)
+        colors = np.array([CLASSES[0].color, CLASSES[1].color, *[(0, 0, 0)] * 254])
+        assert np.array_equal(np.array(picture.convert("RGB")), colors[labels])
+
+
+def test_dropped_examples_are_finished_have_no_files_and_say_why(tmp_path: Path) -> None:
+    writer = TranslationWriter(str(tmp_path), CLASSES)
+    writer.write("b", *pair(0), {"agreement": 0.9})
+    writer.drop("a", {"agreement": 0.2}, "agreement 0.2 is below 0.5")
+    assert writer.finished() == TranslationWriter(str(tmp_path), CLASSES).finished() == {"a", "b"}
+    writer.sort()
+    lines = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"name": "a", "dropped": "agreement 0.2 is below 0.5", "agreement": 0.2},
+        {"name": "b", "agreement": 0.9},
+    ]
+    assert len(open_export(str(tmp_path))) == 1
+
+
+def test_writing_behind_gives_the_same_files_as_writing(tmp_path: Path) -> None:
+    done: list[int] = []
+    writer = TranslationWriter(str(tmp_path / "d"), CLASSES)
+    with WriteBehind(writer, lambda: done.append(1), threads=4, ahead=2) as behind:
+        for index in reversed(range(4)):
+            behind.write(f"{index:07d}", *pair(index), {"image_id": index})
+    assert len(done) == 4
+    assert files(tmp_path / "d") == whole(tmp_path)
+
+
+def test_what_goes_wrong_behind_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Image.Image, path: str, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with (
+        pytest.raises(InputError, match="No space left"),
+        WriteBehind(TranslationWriter(str(tmp_path), CLASSES), lambda: None) as behind,
+    ):
+        for index in range(40):
+            behind.write(str(index), *pair(0), {})
+    assert index < 39
+
+
 # ---- interruption
 
 
@@ -135,7 +198,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("call", range(1, 6))
+@pytest.mark.parametrize("call", range(1, 8))
 def test_rerun_completes_whatever_step_was_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int, after: bool
 ) -> None:
@@ -199,9 +262,9 @@ def test_end_while_the_manifest_is_mended_loses_nothing(tmp_path: Path, monkeypa
 def test_missing_files_are_written_again(tmp_path: Path) -> None:
     expected, directory, data = whole(tmp_path), tmp_path / "d", Noise()
     export(data, str(directory))
-    (directory / "images" / "0000001.png").unlink()
-    (directory / "labels" / "0000002.png").unlink()
-    (directory / "images" / ".0000009.png.tmp").write_bytes(b"half")
+    (directory / "leftImg8bit" / "train" / "all" / "0000001_leftImg8bit.png").unlink()
+    (directory / "gtFine" / "train" / "all" / "0000002_gtFine_labelTrainIds.png").unlink()
+    (directory / "gtFine" / "train" / "all" / ".0000009_gtFine_color.png.tmp").write_bytes(b"half")
     (directory / ".manifest.jsonl.tmp").write_bytes(b"half")
     assert TranslationWriter(str(directory), CLASSES).finished() == {"0000000", "0000003"}
     data.reads.clear()
@@ -220,7 +283,7 @@ def test_finished_sees_what_was_just_written_and_what_has_gone(tmp_path: Path) -
     assert writer.finished() == {"a"}
     assert TranslationWriter(str(tmp_path), CLASSES).finished() == {"a"}
     assert (tmp_path / "manifest.jsonl").read_text() == '{"name": "a"}\n'
-    (tmp_path / "labels" / "a.png").unlink()
+    (tmp_path / "gtFine" / "train" / "all" / "a_gtFine_labelTrainIds.png").unlink()
     assert writer.finished() == set()
 
 
@@ -251,9 +314,9 @@ def test_kill_9_leaves_whole_files_and_a_rerun_completes(tmp_path: Path) -> None
         assert process.stdout is not None
         told = [int(process.stdout.readline()) for _ in range(5)]
         process.send_signal(signal.SIGKILL)
-    names = {p.name for kind in ("images", "labels") for p in (tmp_path / kind).glob("*.png")}
+    names = {path.name.split("_")[0] for path in tmp_path.rglob("*.png")}
     finished = TranslationWriter(str(tmp_path), (ClassInfo("a", (0,), (1, 2, 3)),)).finished()
-    assert {str(number) for number in told} <= finished <= {name[:-4] for name in names}
+    assert {str(number) for number in told} <= finished <= names
     for path in tmp_path.rglob("*.png"):
         with Image.open(path) as picture:
             picture.load()
@@ -263,13 +326,13 @@ def test_kill_9_leaves_whole_files_and_a_rerun_completes(tmp_path: Path) -> None
 # ---- disks and directories
 
 
-@pytest.mark.parametrize("kind", ["labels", "images"])
+@pytest.mark.parametrize("kind", ["labelTrainIds", "color", "leftImg8bit"])
 def test_full_disk_is_told_and_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     expected, directory, save = whole(tmp_path), tmp_path / "d", Image.Image.save
     write(directory)
 
     def filling(self: Image.Image, path: str, **options: Any) -> None:
-        if f"{os.sep}{kind}{os.sep}.0000001" in path:
+        if f"{kind}.png" in path and ".0000001" in path:
             Path(path).write_bytes(b"half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         save(self, path, **options)
@@ -334,7 +397,11 @@ def test_a_file_size_limit_of_the_system_is_told(tmp_path: Path) -> None:
     command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
     told = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True).stdout
     assert f"{tmp_path} cannot be written" in told
-    assert sorted(files(tmp_path)) == ["classes.json", "labels/b.png"]
+    assert sorted(files(tmp_path)) == [
+        "classes.json",
+        "gtFine/train/all/b_gtFine_color.png",
+        "gtFine/train/all/b_gtFine_labelTrainIds.png",
+    ]
 
 
 def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What every data set of the project is: a sequence of examples with stable names and integer ids."""
 
+import hashlib
 import sys
 import threading
 from collections import Counter
@@ -62,6 +63,15 @@ class Dataset(Protocol):
         """The same example in the resolution of its files, where scores are counted."""
         ...
 
+    def origin(self, index: int) -> tuple[str, str]:
+        """Where the image comes from, in words, and the SHA-256 of its file, or of its pixels where it has none."""
+        ...
+
+
+def pixels_digest(image: np.ndarray) -> str:
+    """SHA-256 of the bytes of an image."""
+    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
+
 
 class LeftOutError(Exception):
     """An example that cannot be used and that the run goes on without, as config.data.max_bad allows."""
@@ -85,7 +95,8 @@ class Tolerant:
 
     def __init__(self, dataset: Dataset, max_bad: int) -> None:
         self.classes, self.size, self.labelled = dataset.classes, dataset.size, dataset.labelled
-        self.name, self.image_id, self.problems = dataset.name, dataset.image_id, dataset.problems
+        self.name, self.image_id, self.origin = dataset.name, dataset.image_id, dataset.origin
+        self.problems = dataset.problems
         self._dataset, self._max_bad = dataset, max_bad
         self._lock = threading.Lock()
         found = [problem for problem in dataset.problems if problem.category in ERRORS]
@@ -150,13 +161,17 @@ class Subset:
     def full(self, index: int) -> Example:
         return self._dataset.full(self._indices[index])
 
+    def origin(self, index: int) -> tuple[str, str]:
+        return self._dataset.origin(self._indices[index])
+
 
 class Painted:
     """A data set whose images are painted over, paint(example, image id); all else stays."""
 
     def __init__(self, dataset: Dataset, paint: Callable[[Example, int], np.ndarray]) -> None:
         self.classes, self.size, self.labelled = dataset.classes, dataset.size, dataset.labelled
-        self.name, self.image_id, self.problems = dataset.name, dataset.image_id, dataset.problems
+        self.name, self.image_id, self.origin = dataset.name, dataset.image_id, dataset.origin
+        self.problems = dataset.problems
         self._dataset, self._paint = dataset, paint
 
     def __len__(self) -> int:

@@ -1,5 +1,6 @@
 """Image and label files as a data set: what folders, public data sets and our own exports have in common."""
 
+import hashlib
 import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -90,6 +91,11 @@ class Pairs:
     def full(self, index: int) -> Example:
         """The same part of the same example in the file's own resolution."""
         return reshaped(self._read(index), uncut, self._size, self._fit)
+
+    def origin(self, index: int) -> tuple[str, str]:
+        """The image's file and its SHA-256; BadFileError if it cannot be read."""
+        file = self.frames[index].image
+        return self.files.where(file), hashlib.sha256(self.files.read(file)).hexdigest()
 
     def _read(self, index: int) -> Example:
         """The example as it lies in its files."""

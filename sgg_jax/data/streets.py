@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sgg_jax.data.dataset import ClassInfo, Example
+from sgg_jax.data.dataset import ClassInfo, Example, pixels_digest
 from sgg_jax.data.problems import Problem
 from sgg_jax.data.streets_render import SKY_DEPTH, Axis, Camera, Label, Part, Scene, render_source, render_target
 from sgg_jax.data.streets_shapes import car_rear, car_side, leaves, person, plate, trunk
@@ -142,6 +142,11 @@ class Streets:
     def full(self, index: int) -> Example:
         """The example itself: streets are drawn at their size."""
         return self[index]
+
+    def origin(self, index: int) -> tuple[str, str]:
+        """What the image is a function of, and the digest of its pixels."""
+        words = f"streets version {VERSION}, {self._domain}, seed {self._seed}, image {self._ids[index]}"
+        return words, pixels_digest(self[index].image)
 
     def _key(self, index: int, stream: int) -> tuple[int, ...]:
         """Seed of one of the image's streams: 0 draws the scene, 1 its colours, so that neither shifts the other."""

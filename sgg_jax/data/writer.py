@@ -1,33 +1,57 @@
 """Translated sets on disk: pictures any viewer opens, exact labels, and a manifest from which a rerun goes on.
 
-    images/NAME.png    RGB
-    labels/NAME.png    palette PNG: the indices are train ids (VOID = 255), the palette has the class colours
+    leftImg8bit/train/all/NAME_leftImg8bit.png           RGB
+    gtFine/train/all/NAME_gtFine_labelTrainIds.png       grey: train ids (VOID = 255)
+    gtFine/train/all/NAME_gtFine_color.png               the same in class colours, to look at
     manifest.jsonl     one JSON object a line for each finished example, its first field "name"
     classes.json       the class table: name, id (train id), color
 
-A file has its final name only when it is whole, and a manifest line follows its two files. So a process killed at any
-time leaves a directory from which the next one goes on. (Against a power failure the directory is as safe as its file
-system.) One process at a time may write to a directory.
+That is the layout of Cityscapes, which MMSegmentation and others read; FOLDERS is a plainer one. A file has its final
+name only when it is whole, and a manifest line follows its files. So a process killed at any time leaves a directory
+from which the next one goes on. (Against a power failure the directory is as safe as its file system.) One process at
+a time may write to a directory.
 """
 
 import json
 import os
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from sgg_jax.data.dataset import VOID, ClassInfo, Dataset
-from sgg_jax.data.decode import read_image, read_label_ids
-from sgg_jax.data.folder import open_folders
-from sgg_jax.data.pairs import Pairs
-from sgg_jax.data.tree import read_file
+from sgg_jax.data.classes import palette
+from sgg_jax.data.dataset import VOID, ClassInfo
 from sgg_jax.errors import InputError
 
 TEMPORARY = ".tmp"
-KINDS = ("images", "labels")
+SPLIT = "train"
+DROPPED = "dropped"
+"""Field of a manifest line whose example has no files; it says why."""
+
+
+class Places(NamedTuple):
+    """Files of an example below the directory, its name in place of {}."""
+
+    image: str
+    label: str
+    color: str  # "" for none: labels then are a palette PNG in the class colours
+
+    def of(self, name: str) -> list[str]:
+        """The example's files."""
+        return [place.format(name) for place in self if place]
+
+
+CITYSCAPES = Places(
+    f"leftImg8bit/{SPLIT}/all/{{}}_leftImg8bit.png",
+    f"gtFine/{SPLIT}/all/{{}}_gtFine_labelTrainIds.png",
+    f"gtFine/{SPLIT}/all/{{}}_gtFine_color.png",
+)
+FOLDERS = Places("images/{}.png", "labels/{}.png", "")
 
 
 class TranslationWriter:
@@ -36,14 +60,17 @@ class TranslationWriter:
     Raises InputError if the directory cannot be written, is full, or holds results of another class table.
     """
 
-    def __init__(self, directory: str, classes: tuple[ClassInfo, ...]) -> None:
+    def __init__(self, directory: str, classes: tuple[ClassInfo, ...], places: Places = CITYSCAPES) -> None:
         self.directory = os.fspath(directory)
         self.classes = tuple(classes)
+        self.places = places
         self._manifest = os.path.join(self.directory, "manifest.jsonl")
-        self._palette = np.zeros((256, 3), np.uint8)
-        self._palette[: len(self.classes)] = [info.color for info in self.classes]
+        self._colors = palette(self.classes)
+        self._lock = threading.Lock()
+        self._dropped: set[str] = set()
         with _writing(self.directory):
-            for folder in (self.directory, *(os.path.join(self.directory, kind) for kind in KINDS)):
+            for place in ("", *places.of("")):
+                folder = os.path.join(self.directory, os.path.dirname(place))
                 os.makedirs(folder, exist_ok=True)
                 for file in os.listdir(folder):
                     if file.startswith(".") and file.endswith(TEMPORARY):
@@ -52,12 +79,12 @@ class TranslationWriter:
             self._names = self._mend_manifest()
 
     def finished(self) -> set[str]:
-        """Names that are whole: in the manifest, with both files there."""
+        """Names that are whole: in the manifest, with all files there or dropped."""
         with _writing(self.directory):
-            return self._names & self._on_disk()
+            return (self._names & self._on_disk()) | self._dropped
 
     def write(self, name: str, image: np.ndarray, labels: np.ndarray, record: dict[str, Any]) -> None:
-        """Write one example, in place of an earlier one of that name.
+        """Write one example, in place of an earlier one of that name. Threads may write at once.
 
         Args:
             name: file stem; no "/" in it, no "." before it.
@@ -65,8 +92,6 @@ class TranslationWriter:
             labels: [H,W] uint8 train ids.
             record: what the manifest says of it; anything JSON or numpy, without "name".
         """
-        if not name or "/" in name or os.sep in name or name.startswith(".") or "name" in record:
-            raise ValueError(f"{name!r} cannot be the name of a file, or its record has a field 'name' of its own")
         if image.dtype != np.uint8 or labels.dtype != np.uint8 or image.shape != (*labels.shape, 3):
             raise ValueError(
                 f"{name}: image {image.dtype} {image.shape} and labels {labels.dtype} {labels.shape} must be uint8 "
@@ -74,16 +99,37 @@ class TranslationWriter:
             )
         if ((labels >= len(self.classes)) & (labels != VOID)).any():
             raise ValueError(f"{name}: labels up to {labels.max()} are no train ids of {len(self.classes)} classes")
-        line = json.dumps({"name": name, **record}, default=_plain) + "\n"
-        picture = Image.frombytes("P", labels.shape[::-1], np.ascontiguousarray(labels).tobytes())
-        picture.putpalette(self._palette.tobytes())
+        line = _line(name, record)
+        label = Image.fromarray(labels)
+        if not self.places.color:
+            label.putpalette(self._colors.tobytes())
         with _writing(self.directory):
-            self._replace(os.path.join("labels", f"{name}.png"), lambda path: picture.save(path, format="PNG"))
-            self._replace(
-                os.path.join("images", f"{name}.png"), lambda path: Image.fromarray(image).save(path, format="PNG")
-            )
-            self._append(line.encode())
+            self._save(self.places.label, name, label)
+            if self.places.color:
+                self._save(self.places.color, name, Image.fromarray(self._colors[labels]))
+            self._save(self.places.image, name, Image.fromarray(image))
+            self._append(line)
         self._names.add(name)
+
+    def drop(self, name: str, record: dict[str, Any], reason: str) -> None:
+        """Finish an example without files: its manifest line says why."""
+        with _writing(self.directory):
+            self._append(_line(name, {DROPPED: reason, **record}))
+        self._dropped.add(name)
+
+    def sort(self) -> None:
+        """Bring the manifest, whose lines stand as examples were finished, into the order of their names."""
+        with _writing(self.directory), self._lock:
+            if not os.path.exists(self._manifest):
+                return
+            with open(self._manifest, "rb") as file:
+                lines = file.read().splitlines(keepends=True)
+            ordered = sorted(lines, key=lambda line: str(_name_in(line)))
+            if ordered != lines:
+                self._replace("manifest.jsonl", lambda path: _save(path, b"".join(ordered)))
+
+    def _save(self, place: str, name: str, picture: Image.Image) -> None:
+        self._replace(place.format(name), lambda path: picture.save(path, format="PNG"))
 
     def _replace(self, relative: str, save: Callable[[str], object]) -> None:
         """Have `save` write a temporary file, then give it its final name at once."""
@@ -98,7 +144,7 @@ class TranslationWriter:
             raise
 
     def _append(self, line: bytes) -> None:
-        with open(self._manifest, "ab", buffering=0) as file:
+        with self._lock, open(self._manifest, "ab", buffering=0) as file:
             before = file.seek(0, os.SEEK_END)
             try:
                 rest = line
@@ -124,19 +170,23 @@ class TranslationWriter:
                     f"line {number} of {self._manifest} is not a JSON object with a name; mend the file, or delete it "
                     "to have everything written anew"
                 )
-            if name is not None and name in on_disk:
+            if name is not None and DROPPED in json.loads(line):
+                self._dropped.add(name)
+            if name is not None and (name in on_disk or name in self._dropped):
                 kept[name] = line
         if list(kept.values()) != lines:
             self._replace("manifest.jsonl", lambda path: _save(path, b"".join(kept.values())))
         return set(kept)
 
     def _on_disk(self) -> set[str]:
-        """Names that have both files."""
+        """Names that have all files."""
         present = []
-        for kind in KINDS:
-            with os.scandir(os.path.join(self.directory, kind)) as entries:
-                present.append({e.name.removesuffix(".png") for e in entries if e.name.endswith(".png")})
-        return present[0] & present[1]
+        for place in filter(None, self.places):
+            folder, (before, after) = os.path.dirname(place), os.path.basename(place).split("{}")
+            with os.scandir(os.path.join(self.directory, folder)) as entries:
+                files = [e.name for e in entries if e.name.startswith(before) and e.name.endswith(after)]
+            present.append({file.removeprefix(before).removesuffix(after) for file in files})
+        return set.intersection(*present)
 
     def _write_classes(self) -> None:
         path = os.path.join(self.directory, "classes.json")
@@ -150,6 +200,41 @@ class TranslationWriter:
             return
         rows = [{"name": info.name, "id": i, "color": info.color} for i, info in enumerate(self.classes)]
         self._replace("classes.json", lambda path: _save(path, json.dumps(rows, indent=1, default=_plain).encode()))
+
+
+class WriteBehind:
+    """Writes by threads while the caller goes on; leaving its `with` block waits for the last.
+
+    At most `ahead` examples wait to be written, so that memory stays bounded. The first error of a thread is raised by
+    the next call, or at the end of the block. progress() is called for each example that is whole.
+    """
+
+    def __init__(self, writer: TranslationWriter, progress: Callable[[], None], threads: int = 2, ahead: int = 16):
+        self._writer, self._progress, self._ahead = writer, progress, ahead
+        self._pool = ThreadPoolExecutor(threads, "write")
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> "WriteBehind":
+        return self
+
+    def write(self, name: str, image: np.ndarray, labels: np.ndarray, record: dict[str, Any]) -> None:
+        """TranslationWriter.write, soon."""
+        while len(self._waiting) >= self._ahead or (self._waiting and self._waiting[0].done()):
+            self._finish_one()
+        self._waiting.append(self._pool.submit(self._writer.write, name, image, labels, record))
+
+    def _finish_one(self) -> None:
+        self._waiting.popleft().result()
+        self._progress()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            while self._waiting and kind is None:
+                self._finish_one()
+        finally:
+            self._pool.shutdown(wait=True)  # what was begun becomes whole, whatever else went wrong
+        if kind is None:
+            self._writer.sort()
 
 
 @contextmanager
@@ -167,6 +252,13 @@ def _writing(directory: str) -> Iterator[None]:
 def _save(path: str, content: bytes) -> None:
     with open(path, "wb") as file:
         file.write(content)
+
+
+def _line(name: str, record: dict[str, Any]) -> bytes:
+    """A manifest line; ValueError where the name cannot be that of a file."""
+    if not name or "/" in name or os.sep in name or name.startswith(".") or "name" in record:
+        raise ValueError(f"{name!r} cannot be the name of a file, or its record has a field 'name' of its own")
+    return (json.dumps({"name": name, **record}, default=_plain) + "\n").encode()
 
 
 def _plain(value: Any) -> Any:
@@ -198,45 +290,3 @@ def read_classes(directory: str) -> tuple[ClassInfo, ...]:
     except (OSError, ValueError, LookupError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} is not the class table of a written set ({reason}); export the set again") from error
-
-
-def export(dataset: Dataset, directory: str, progress: Callable[[], None] | None = None) -> None:
-    """Write a labelled data set in the layout of TranslationWriter, going on where an earlier export stopped.
-
-    `progress()` is called after each example. Raises InputError if the set has no labels, an example cannot
-    be read, the directory cannot be written, or the directory holds another data set.
-    """
-    if not dataset.labelled:
-        raise InputError(f"the data set has no labels, so it cannot be exported to {directory}")
-    writer = TranslationWriter(directory, dataset.classes)
-    finished = writer.finished()
-    names = [dataset.name(index) for index in range(len(dataset))]
-    old = next((index for index, name in enumerate(names) if name in finished), None)
-    # the first is compared in full: names alone do not tell a set made with another seed or size
-    if finished - set(names) or (old is not None and not _same(dataset, old, directory)):
-        raise InputError(f"{directory} holds another data set already; delete it or name another directory")
-    for index, name in enumerate(names):
-        if name not in finished:
-            image, labels = dataset[index][:2]
-            assert labels is not None
-            writer.write(name, image, labels, {"image_id": dataset.image_id(index)})
-        if progress is not None:
-            progress()
-
-
-def _same(dataset: Dataset, index: int, directory: str) -> bool:
-    """Whether the written example has the bytes of the data set's."""
-    example, file = dataset[index], f"{dataset.name(index)}.png"
-    image, labels = (os.path.join(directory, kind, file) for kind in KINDS)
-    same = np.array_equal(example.image, read_image(read_file(image), image))
-    return same and np.array_equal(example.known_labels(), read_label_ids(read_file(labels), labels))
-
-
-def open_export(directory: str, size: tuple[int, int] | None, count: int = 0) -> Pairs:
-    """The written set as a data set; InputError if the directory does not hold one or its files do not pair.
-
-    size: (H, W) to which examples are brought; None leaves every one its own.
-    """
-    images, labels = (os.path.join(directory, kind) for kind in KINDS)
-    fit = "native" if size is None else "crop"
-    return open_folders(images, labels, read_classes(directory), size or (1, 1), fit, count, void_ids=(VOID,))

@@ -1,0 +1,98 @@
+"""Translating a data set into a directory: what is missing there, and a manifest of how each image was made."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sgg_jax.data.dataset import Dataset, readable
+from sgg_jax.data.exports import open_export
+from sgg_jax.data.writer import TranslationWriter, WriteBehind
+from sgg_jax.experiment import Experiment
+from sgg_jax.pretrained import digest
+from sgg_jax.progress import Progress
+from sgg_jax.report.pictures import colorize, save, sheet
+from sgg_jax.results import curve_rows
+from sgg_jax.translation import Method, Translated, translate_all
+from sgg_jax.types import Params
+
+SHOWN = 8
+"""Pairs of source image and translation on the sheet of a set."""
+
+
+def translate_into(
+    run: Experiment, directory: Path, guide: Params, depth: int, method: Method, count: int, label: str,
+    guidance: str = "", start: Dataset | None = None, keep: float = 0.0,
+) -> Dataset:  # fmt: skip
+    """Translates the first `count` source images into `directory`, doing what is missing there; opens the result.
+
+    start: the source as it is noised, by default what config.translate.start says of this guide.
+    keep: least share of an image's known pixels in which the guide must find their label in its translation; an image
+        below it is dropped, and the manifest says so.
+    """
+    source = run.source
+    writer = TranslationWriter(str(directory), source.classes)
+    finished = writer.finished()
+    todo = [index for index in range(count) if source.name(index) not in finished]
+    if todo:
+        schedule = run.schedule(depth)
+        common = {
+            "depth": depth,
+            "seed": run.config.seed,
+            "guidance": guidance or run.config.translate.guidance,
+            "scale": float(run.knobs.scale),
+            "guide": digest(guide),
+            "denoiser": digest(run.denoiser()),
+        }
+        translations = translate_all(
+            run.denoiser(),
+            run.segmenter(guide),
+            schedule,
+            run.start(guide, depth) if start is None else start,
+            todo,
+            run.knobs,
+            batch_size=run.config.translate.batch_size,
+            method=method,
+            mesh=run.mesh,
+            tile=run.tile,
+        )
+        with (
+            Progress(count, label, unit="image", start=count - len(todo)) as progress,
+            WriteBehind(writer, progress.advance) as behind,
+        ):
+            for done in translations:
+                record = {**_record(source, done, int(schedule.count)), **common}
+                name = source.name(done.index)
+                if done.agreement < keep:
+                    writer.drop(name, record, f"its agreement with its labels is below {keep}")
+                    progress.advance()
+                else:
+                    behind.write(name, done.image, done.labels, record)
+        _save_sheet(run, directory)
+    return open_export(str(directory), source.size)
+
+
+def _record(source: Dataset, done: Translated, used: int) -> dict[str, Any]:
+    """What the manifest says of one image; `used` rows of the schedule were used."""
+    file, sha256 = source.origin(done.index)
+    return {
+        "image_id": source.image_id(done.index),
+        "source": file,
+        "source_sha256": sha256,
+        "agreement": round(done.agreement, 4),
+        "ratio": float(done.ratios[:used].mean()),
+        "ratios": [float(f"{value:.4g}") for value in done.ratios[curve_rows(used)]],
+    }
+
+
+def _save_sheet(run: Experiment, directory: Path) -> None:
+    """before_after.png: labels, source and translation of some images, spread over the set."""
+    translated, source = open_export(str(directory), run.source.size), run.source
+    at = {source.name(index): index for index in range(len(source))}
+    picked = np.unique(np.linspace(0, len(translated) - 1, min(SHOWN, len(translated))).round().astype(int))
+    rows = []
+    for index, example in readable(translated, picked.tolist()):
+        for _, before in readable(source, [at[translated.name(index)]]):
+            rows.append([colorize(example.known_labels(), source.classes), before.image, example.image])
+    if rows:
+        save(sheet(rows, ["labels", "source", "translation"], classes=source.classes), directory / "before_after.png")
