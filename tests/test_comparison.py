@@ -134,7 +134,7 @@ def test_a_killed_comparison_goes_on_with_the_missing_row_and_the_same_bytes(fin
     for name in ("compare.json", "compare/sgg-1.json", "compare/sdedit.json", "compare/sdedit-0.json"):
         (again / name).unlink()
     shutil.rmtree(again / "seeds" / "1" / "methods" / "sgg" / "student")
-    lost = sorted((again / "seeds" / "1" / "methods" / "sgg" / "translated" / "images").glob("*.png"))[3:]
+    lost = sorted((again / "seeds" / "1" / "methods" / "sgg" / "translated").rglob("*_leftImg8bit.png"))[3:]
     for path in lost:
         path.unlink()
     kept = (again / "compare" / "none-0.json").stat().st_mtime_ns

@@ -212,7 +212,7 @@ def test_stages_out_of_order_are_refused(tmp_path):
         (lambda c: c.evaluate.update(overlays=-1), "evaluate.overlays is -1"),
         (lambda c: c.translate.update(batch_size=0), "translate.batch_size is 0"),
         (lambda c: c.translate.update(microbatch=0), "microbatch is 0"),
-        (lambda c: c.data.test.update(name="folder"), "config.data.test.folder: "),
+        (lambda c: c.data.test.update(name="folder"), r"config.data.test \(folder\): images: there is no folder"),
         (lambda c: c.data.test.update(name="nothing"), "data.test.name"),
         (lambda c: c.translate.update(clip_ratio=-1.0), "translate.clip_ratio is -1.0: it must be at least 0"),
         (lambda c: c.translate.update(blur=-1.0), "translate.blur is -1.0"),

@@ -68,7 +68,7 @@ def check_run(workdir: Path, images: int) -> None:
     manifest = [json.loads(line) for line in (workdir / "translated" / "manifest.jsonl").read_text().splitlines()]
     assert len(manifest) == images and all(len(line["source_sha256"]) == 64 for line in manifest)
     scores = json.loads((workdir / "scores.json").read_text())
-    rows = list(csv.DictReader((workdir / "scores.csv").open()))
+    rows = list(csv.DictReader((workdir / "scores.csv").read_text().splitlines()))
     for title, entry in scores["networks"].items():
         assert set(entry["iou"]) == {info.name for info in CITYSCAPES}
         (row,) = (row for row in rows if row["network"] == title)

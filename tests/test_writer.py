@@ -1,5 +1,6 @@
 """Writing: exact bytes back, nothing half-written under a final name, and a rerun that does only what is missing."""
 
+import contextlib
 import errno
 import json
 import os
@@ -321,6 +322,37 @@ def test_kill_9_leaves_whole_files_and_a_rerun_completes(tmp_path: Path) -> None
         with Image.open(path) as picture:
             picture.load()
     assert not list(tmp_path.rglob(".*.tmp"))
+
+
+def test_ten_kills_at_random_times_end_in_the_files_of_a_run_left_alone(tmp_path: Path) -> None:
+    script = """
+        import sys
+        import numpy as np
+        from sgg_jax.data.dataset import ClassInfo
+        from sgg_jax.data.writer import TranslationWriter, WriteBehind
+        writer = TranslationWriter(sys.argv[1], (ClassInfo("a", (0,), (1, 2, 3)),))
+        finished = writer.finished()
+        print(len(finished), flush=True)
+        with WriteBehind(writer, lambda: None) as behind:
+            for number in range(120):
+                if str(number) not in finished:
+                    image = np.random.default_rng(number).integers(0, 256, (120, 160, 3), np.uint8)
+                    behind.write(str(number), image, np.zeros((120, 160), np.uint8), {"image_id": number})
+    """
+    line = [sys.executable, "-c", textwrap.dedent(script)]
+    place = Path(__file__).parents[1]
+    subprocess.run([*line, str(tmp_path / "alone")], check=True, cwd=place, stdout=subprocess.DEVNULL)
+    rng, before = np.random.default_rng(0), []
+    for _ in range(10):
+        with subprocess.Popen([*line, str(tmp_path / "d")], stdout=subprocess.PIPE, text=True, cwd=place) as process:
+            assert process.stdout is not None
+            before.append(int(process.stdout.readline()))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(rng.uniform(0, 0.06))
+            process.send_signal(signal.SIGKILL)
+    assert before == sorted(before) and 0 < before[-1] < 120  # finished work is kept, and kills did interrupt
+    subprocess.run([*line, str(tmp_path / "d")], check=True, cwd=place, stdout=subprocess.DEVNULL)
+    assert files(tmp_path / "d") == files(tmp_path / "alone")
 
 
 # ---- disks and directories

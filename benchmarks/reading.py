@@ -1,0 +1,117 @@
+"""How fast data sets are read, and how long training waits for them.
+
+    python benchmarks/reading.py --out reading.json
+
+Writes pairs of GTA5's size and encoding to a temporary directory, packs them, and reads both: examples a second of CPU
+time of one thread. Then a few training steps on random crops of them: the share of the time that was spent waiting
+for data, by the number of decoding threads. Prints Markdown and writes JSON with commit, versions and device.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from sgg_jax.compiler import set_cpu_flags  # noqa: E402
+
+set_cpu_flags()  # before jax is imported
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+from lookalikes import gta5  # noqa: E402
+
+from sgg_jax.data.crops import Crop  # noqa: E402
+from sgg_jax.data.dataset import Dataset  # noqa: E402
+from sgg_jax.data.loader import Batches  # noqa: E402
+from sgg_jax.data.prepared import Prepared  # noqa: E402
+from sgg_jax.data.preparing import Preparation  # noqa: E402
+from sgg_jax.data.public import LAYOUTS, open_public  # noqa: E402
+from sgg_jax.devices import data_mesh  # noqa: E402
+from sgg_jax.models import SEGMENTERS, build  # noqa: E402
+from sgg_jax.training import Recipe, fit, segmenter_objective  # noqa: E402
+
+ORIGINAL, SIZE, CROP = (1056, 1920), (720, 1280), (256, 256)
+STEPS, BATCH = 12, 4
+
+
+def reading_rate(dataset: Dataset, repeats: int) -> list[float]:
+    """Examples a second of this process's CPU time, once per repeat."""
+    rates = []
+    for _ in range(repeats):
+        began = time.process_time()
+        for index in range(len(dataset)):
+            _ = dataset[index]
+        rates.append(len(dataset) / (time.process_time() - began))
+    return rates
+
+
+def data_wait(dataset: Dataset, workers: int, directory: Path) -> dict[str, float]:
+    """Share of the time of a few training steps that was spent waiting for data, and steps a second."""
+    apply, params = build(SEGMENTERS["encoder_decoder"], 0, classes=19, widths=(32, 64, 96), blocks=2, patch=2)
+    recipe = Recipe(STEPS, BATCH, 1e-3, 1, 0.01, 1.0, 0.99, STEPS)
+    batches = Batches(dataset, BATCH, 0, cache_bytes=0, crop=Crop(CROP), workers=workers)
+    place = directory / f"workers{workers}"
+    fit(place, segmenter_objective(apply, None), params, np.ones(19, np.float32), batches, recipe,
+        seed=0, mesh=data_mesh(), label=f"{workers} workers")  # fmt: skip
+    lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    first, last = lines[1], lines[-1]  # the first step compiles
+    seconds = last["seconds"] - first["seconds"]
+    waited = last["data_wait"] * last["seconds"] - first["data_wait"] * first["seconds"]
+    return {"data_wait": waited / seconds, "steps_per_second": (last["step"] - first["step"]) / seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("reading.json"))
+    parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        root = gta5(Path(scratch) / "gta5", arguments.pairs, ORIGINAL)
+        originals = open_public(LAYOUTS["gta5"], str(root), "train", SIZE, "stretch")
+        native = open_public(LAYOUTS["gta5"], str(root), "train", SIZE, "native")
+        preparation = Preparation(originals, Path(scratch), "packed", {})
+        for work in (preparation.verify, preparation.write):
+            for _ in work():
+                pass
+        prepared = Prepared(str(preparation.folder), "train", "image", "label", (), SIZE, "stretch")
+        sets = {"originals": native, "originals, resized": originals, "prepared": prepared}
+        rates = {title: reading_rate(dataset, arguments.repeats) for title, dataset in sets.items()}
+        waits = {
+            f"{title}, {workers} threads": data_wait(dataset, workers, Path(scratch) / title)
+            for title, dataset in list(sets.items())[1:]
+            for workers in (0, 1, 2)
+        }
+    record: dict[str, Any] = {
+        "examples_per_cpu_second": rates,
+        "training": waits,
+        "pairs": arguments.pairs,
+        "original": ORIGINAL,
+        "size": SIZE,
+        "crop": CROP,
+        "commit": subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
+        ).stdout.strip(),
+        "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
+        "device": f"{os.cpu_count()} CPU cores, {jax.devices()[0].platform}",
+    }
+    arguments.out.write_text(json.dumps(record, indent=1))
+    print("| read | examples a second and core (median, range) |\n|---|---|")
+    for title, found in rates.items():
+        print(f"| {title} | {np.median(found):.1f} ({min(found):.1f} to {max(found):.1f}) |")
+    print("\n| training reads | waits for data | steps a second |\n|---|---|---|")
+    for title, wait in waits.items():
+        print(f"| {title} | {wait['data_wait']:.0%} | {wait['steps_per_second']:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
