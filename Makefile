@@ -14,7 +14,7 @@ quick: $(VENV)/installed
 	$(BIN)/python main.py run --config configs/quick.py --workdir runs/quick
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

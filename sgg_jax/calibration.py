@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from sgg_jax.data.dataset import Dataset
+from sgg_jax.data.dataset import Dataset, readable
 from sgg_jax.data.fit import fitted
 from sgg_jax.devices import replicate, shard
 from sgg_jax.evaluation import predict
@@ -105,7 +105,8 @@ class Calibration:
         knobs = replicate(run.knobs, run.mesh)
         shown = self.source_size
         covered = covered_size(shown, run.tile, mixed=run.source.size is None)
-        examples = [run.source[i % len(run.source)] for i in range(size)]
+        few = [example for _, example in readable(run.source, range(min(size, len(run.source))))]
+        examples = [few[i % len(few)] for i in range(size)]
         pairs = [
             cover(fitted(e.image, shown, "crop"), fitted(e.known_labels(), shown, "crop"), covered) for e in examples
         ]
@@ -119,7 +120,8 @@ class Calibration:
     @cached_property
     def source_size(self) -> tuple[int, int]:
         """(H, W) of the source images; of the first where each has its own."""
-        height, width = self.run.source.size or self.run.source[0].image.shape[:2]
+        first = next(readable(self.run.source, range(len(self.run.source))))[1]
+        height, width = self.run.source.size or first.image.shape[:2]
         return height, width
 
     @property

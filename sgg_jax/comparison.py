@@ -21,7 +21,8 @@ import numpy as np
 from jax.tree_util import Partial
 
 from sgg_jax.calibration import Calibration
-from sgg_jax.data.dataset import Dataset
+from sgg_jax.data.crops import steady_crop
+from sgg_jax.data.dataset import Dataset, readable
 from sgg_jax.distances import frechet, kid
 from sgg_jax.errors import InputError
 from sgg_jax.evaluation import descriptions
@@ -189,10 +190,13 @@ class Comparison:
         return self._describe(self.run.target, "features of the target")
 
     def _describe(self, dataset: Dataset, label: str) -> np.ndarray:
-        """The judge's features of every image. [n,D]"""
+        """The judge's features of every image, cut to config.data.size. [n,D]"""
         todo = track(range(len(dataset)), len(dataset), label, unit="image")
-        size = self.run.config.evaluate.batch_size
-        return descriptions(self._features, (dataset[i].image for i in todo), size, self.run.mesh)
+        size, batch_size = tuple(self.run.config.data.size), self.run.config.evaluate.batch_size
+        images = (
+            steady_crop(example, size, dataset.image_id(index)).image for index, example in readable(dataset, todo)
+        )
+        return descriptions(self._features, images, batch_size, self.run.mesh)
 
     @cached_property
     def _calibration(self) -> Calibration:

@@ -16,7 +16,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sgg_jax.data.classes import CITYSCAPES, SUBSETS
-from sgg_jax.data.dataset import VOID, Dataset, LeftOutError
+from sgg_jax.data.crops import steady_crop
+from sgg_jax.data.dataset import VOID, Dataset, LeftOutError, readable
 from sgg_jax.devices import check_batch, replicate, shard
 from sgg_jax.prediction import AS_IT_IS, Size, Views, predict, predictions_at
 from sgg_jax.progress import track
@@ -186,23 +187,34 @@ def _noise_error(denoiser: Denoiser, schedule: NoiseSchedule, image: Array, imag
 
 
 def denoising_error(
-    denoiser: Denoiser, schedule: NoiseSchedule, dataset: Dataset, steps: Sequence[int], mesh: Mesh
+    denoiser: Denoiser,
+    schedule: NoiseSchedule,
+    dataset: Dataset,
+    steps: Sequence[int],
+    size: tuple[int, int],
+    mesh: Mesh,
 ) -> list[float]:
-    """Mean square error of the predicted noise at each of `steps`, over all images of a data set.
+    """Mean square error of the predicted noise at each of `steps`, over all images of a data set, cut to `size` (H, W).
 
-    schedule: the whole process. The noise of (image, step) is always the same, so denoisers can be compared.
+    schedule: the whole process. Cut and noise of (image, step) are always the same, so denoisers can be compared.
     """
     batch = 16 * mesh.size
     denoiser, schedule = replicate((denoiser, schedule), mesh)
-    total = np.zeros(len(steps))
+    total, images = np.zeros(len(steps)), 0
     for start in track(range(0, len(dataset), batch), -(-len(dataset) // batch), "held-out error", unit="batch"):
-        kept = range(start, min(start + batch, len(dataset)))
-        padded = [*kept, *[kept[-1]] * (batch - len(kept))]
-        data = np.stack([dataset[i].image for i in padded]), np.array([dataset.image_id(i) for i in padded], np.int32)
+        rows = []
+        for index, example in readable(dataset, range(start, min(start + batch, len(dataset)))):
+            image_id = dataset.image_id(index)
+            rows.append((steady_crop(example, size, image_id).image, image_id))
+        if not rows:
+            continue
+        images += len(rows)
+        padded = rows + [rows[-1]] * (batch - len(rows))
+        data = np.stack([image for image, _ in padded]), np.array([image_id for _, image_id in padded], np.int32)
         for at, step in enumerate(steps):
             error = _noise_error(denoiser, schedule, *shard(data, mesh), jnp.int32(step))
-            total[at] += np.asarray(error, np.float64)[: len(kept)].sum()
-    return [float(value) for value in total / len(dataset)]
+            total[at] += np.asarray(error, np.float64)[: len(rows)].sum()
+    return [float(value) for value in total / max(images, 1)]
 
 
 def summary(confusion: np.ndarray, names: list[str]) -> dict[str, Any]:

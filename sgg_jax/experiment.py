@@ -35,7 +35,7 @@ from sgg_jax.progress import Progress, track
 from sgg_jax.ptl import check_depths
 from sgg_jax.records import write_bytes
 from sgg_jax.roles import choose, open_roles
-from sgg_jax.tiling import Tile, tile_of
+from sgg_jax.tiling import Tile, tile_of, tiled
 from sgg_jax.training import Objective, Recipe, class_weights, denoiser_objective, segmenter_objective
 from sgg_jax.translation import Knobs, Method
 from sgg_jax.types import Array, Denoiser, Params, Segmenter
@@ -218,10 +218,13 @@ class Experiment:
     def _donors(self, guide: Params) -> Donors:
         """The first target images, and what the guide sees in them."""
         c, size = self.config.translate, self.target.size or tuple(self.config.data.size)
+        size = max(size[0], self.tile.height), max(size[1], self.tile.width)
         first = readable(self.target, range(min(c.donors, len(self.target))))
         images = np.stack([fitted(example.image, size, "crop") for _, example in first])
         todo = track(images, len(images), "what the guide sees in the target", unit="image")
-        seen = sure_predictions(self.segmenter(guide), todo, c.donor_confidence, c.batch_size, self.mesh)
+        seen = sure_predictions(
+            tiled(self.segmenter(guide), self.tile), todo, c.donor_confidence, c.batch_size, self.mesh
+        )
         return Donors.of(images, np.stack(list(seen)), len(self.names))
 
     @property

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from sgg_jax.calibration import Calibration
-from sgg_jax.data.dataset import VOID, Dataset
+from sgg_jax.data.dataset import VOID, Dataset, readable
 from sgg_jax.experiment import Experiment
 from sgg_jax.report.pictures import png_bytes
 from sgg_jax.report.tables import text_table
@@ -202,8 +202,8 @@ def _translation(calibration: Calibration, title: str, depths: list[int], images
     whole, local = PIECES.get(c.guidance, (1.0, 0.0)) if guided else (0.0, 0.0)
     present = np.mean(
         [
-            len(np.setdiff1d(run.source[i].known_labels(), [VOID]))
-            for i in range(0, len(run.source), max(1, len(run.source) // 20))
+            len(np.setdiff1d(example.known_labels(), [VOID]))
+            for _, example in readable(run.source, range(0, len(run.source), max(1, len(run.source) // 20)))
         ]
     )
     low, high = (share * run.config.denoiser.total for share in c.interval)
@@ -234,7 +234,7 @@ def disk(run: Experiment, stages: list[str]) -> float:
 
     denoiser, segmenter = weights(run.denoiser_network[1]), weights(run.segmenter_network()[1])
     # A translation has a camera's textures: it packs like an image of the target.
-    image = 1.15 * len(png_bytes(Image.fromarray(run.target[0].image)))
+    image = 1.15 * len(png_bytes(Image.fromarray(next(readable(run.target, range(len(run.target))))[1].image)))
     rounds = len(run.config.adapt.depths)
     work = comparison_work(run.config)
     images = len(run.source) * image

@@ -68,7 +68,8 @@ def translation_sheet(run: Experiment, count: int) -> Any:
         name = run.source.name(index)
         cells = [colorize(example.known_labels(), run.source.classes), example.image]
         cells += [_by_name(dataset, name) for _, dataset in sets]
-        rows.append([*cells, run.target[index % len(run.target)].image])
+        _, near = next(readable(run.target, (i % len(run.target) for i in range(index, index + len(run.target)))))
+        rows.append([*cells, near.image])
     columns = ["labels", "source", *(title for title, _ in sets), "a target image"]
     return sheet(rows, columns, classes=run.source.classes)
 
@@ -81,7 +82,7 @@ def prediction_sheet(run: Experiment, count: int) -> Any:
     """A row per test image: the image, its labels and what every network predicts."""
     test = run.datasets["test"]
     assert test is not None
-    examples = [test[i] for i in range(min(count, len(test)))]
+    examples = [example for _, example in readable(test, range(min(count, len(test))))]
     images = [example.image for example in examples]
     truth = [colorize(e.known_labels(), test.classes) for e in examples]
     columns: list[Iterable[np.ndarray]] = [images, truth]
@@ -127,9 +128,10 @@ def gallery_sheet(run: Experiment, rows: list[dict[str, Any]], count: int) -> An
     made = {row["method"]: row for row in rows if row["seed"] == run.config.seed and row["translations"]}
     sets = {method: open_export(str(run.workdir / made[method]["translations"]), run.source.size)
             for method in TITLES if method in made}  # fmt: skip
-    count = min(count, len(run.source))
-    names = [run.source.name(index) for index in range(count)]
-    examples = [run.source[index] for index in range(count)]
+    everywhere = set.intersection(*({dataset.name(i) for i in range(len(dataset))} for dataset in sets.values()))
+    shown = [index for index in range(len(run.source)) if run.source.name(index) in everywhere][:count]
+    names = [run.source.name(index) for index in shown]
+    examples = [example for _, example in readable(run.source, shown)]
     columns: list[list[np.ndarray]] = [
         [colorize(example.known_labels(), run.source.classes) for example in examples],
         [example.image for example in examples],

@@ -100,7 +100,8 @@ def look_at_denoiser(run: Experiment) -> None:
     if held_out is not None:
         total = run.config.denoiser.total
         steps = sorted({min(round(share * total), total - 1) for share in HELD_OUT_LEVELS})
-        error = denoising_error(run.denoiser(), run.denoiser_constants()[0], held_out, steps, run.mesh)
+        size = tuple(run.config.data.size)
+        error = denoising_error(run.denoiser(), run.denoiser_constants()[0], held_out, steps, size, run.mesh)
         write_json(run.workdir / "denoiser" / "heldout.json", {"step": steps, "error": error, "images": len(held_out)})
         by_step = ", ".join(f"{k}: {e:.4f}" for k, e in zip(steps, error, strict=True))
         say(f"error of the predicted noise by step: {by_step}")

@@ -113,7 +113,7 @@ def test_prepared_synthia_to_prepared_acdc(tmp_path):
     told = succeeded(command("prepare_data", "cityscapes_to_acdc", tmp_path / "packed", *roots))
     prepared = []
     for role in ("source", "target", "test"):
-        (directory,) = {path.parent for path in (tmp_path / "packed").rglob("dataset_info.json") if role in str(path)}
+        directory = tmp_path / "packed" / "prepared" / role / "1.0.0"
         assert str(directory) in told
         prepared += [f"--config.data.{role}.name=tfds", f"--config.data.{role}.tfds.directory={directory}"]
     succeeded(command("run", "cityscapes_to_acdc", tmp_path / "run", *prepared))
@@ -121,10 +121,3 @@ def test_prepared_synthia_to_prepared_acdc(tmp_path):
     truth = next(scenes(1, "source"))[2]
     assert set(np.unique(open_export(str(tmp_path / "run" / "translated"))[0].labels)) <= {*np.unique(truth)}
     assert set(np.unique(truth)) <= {*OF_STREETS}
-    # the same run from the original files gives the same translations, byte for byte
-    succeeded(command("run", "cityscapes_to_acdc", tmp_path / "again", *roots))
-    pictures = [
-        {path.name: path.read_bytes() for path in (tmp_path / run / "translated").rglob("*_leftImg8bit.png")}
-        for run in ("run", "again")
-    ]
-    assert pictures[0] == pictures[1] and len(pictures[0]) == 4

@@ -46,6 +46,11 @@ def random_crop(example: Example, crop: Crop, rng: np.random.Generator, wanted: 
     return Example(cut(example.image, crop.size, box), labels)
 
 
+def steady_crop(example: Example, size: tuple[int, int], image_id: int) -> Example:
+    """The crop of that size (H, W) that an image always gets where no training draws it."""
+    return random_crop(example, Crop(size), np.random.default_rng(image_id))
+
+
 def _suits(labels: np.ndarray, most: float, wanted: int | None) -> bool:
     counts = np.bincount(labels.ravel(), minlength=256)
     if wanted is not None and counts[wanted] < RARE_SHARE * labels.size:

@@ -73,7 +73,7 @@ def pixels_digest(image: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
-class LeftOutError(Exception):
+class LeftOutError(InputError):
     """An example that cannot be used and that the run goes on without, as config.data.max_bad allows."""
 
 
