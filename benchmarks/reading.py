@@ -66,7 +66,7 @@ def data_wait(dataset: Dataset, workers: int, directory: Path) -> dict[str, floa
     first, last = lines[1], lines[-1]  # the first step compiles
     seconds = last["seconds"] - first["seconds"]
     waited = last["data_wait"] * last["seconds"] - first["data_wait"] * first["seconds"]
-    return {"data_wait": waited / seconds, "steps_per_second": (last["step"] - first["step"]) / seconds}
+    return {"data_wait": max(waited, 0.0) / seconds, "steps_per_second": (last["step"] - first["step"]) / seconds}
 
 
 def main() -> None:
