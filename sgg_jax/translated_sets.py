@@ -16,6 +16,7 @@ from sgg_jax.results import curve_rows
 from sgg_jax.translation import Method, Translated, translate_all
 from sgg_jax.types import Params
 
+SHEET = "before_after.png"
 SHOWN = 8
 """Pairs of source image and translation on the sheet of a set."""
 
@@ -68,6 +69,8 @@ def translate_into(
                     progress.advance()
                 else:
                     behind.write(name, done.image, done.labels, record)
+    if todo or not (directory / SHEET).exists():  # a kill after the last image leaves these two undone
+        writer.sort()
         _save_sheet(run, directory)
     return open_export(str(directory), source.size)
 
@@ -86,7 +89,7 @@ def _record(source: Dataset, done: Translated, used: int) -> dict[str, Any]:
 
 
 def _save_sheet(run: Experiment, directory: Path) -> None:
-    """before_after.png: labels, source and translation of some images, spread over the set."""
+    """SHEET: labels, source and translation of some images, spread over the set."""
     translated, source = open_export(str(directory), run.source.size), run.source
     at = {source.name(index): index for index in range(len(source))}
     picked = np.unique(np.linspace(0, len(translated) - 1, min(SHOWN, len(translated))).round().astype(int))
@@ -95,4 +98,4 @@ def _save_sheet(run: Experiment, directory: Path) -> None:
         for _, before in readable(source, [at[translated.name(index)]]):
             rows.append([colorize(example.known_labels(), source.classes), before.image, example.image])
     if rows:
-        save(sheet(rows, ["labels", "source", "translation"], classes=source.classes), directory / "before_after.png")
+        save(sheet(rows, ["labels", "source", "translation"], classes=source.classes), directory / SHEET)

@@ -286,6 +286,18 @@ def test_the_manifest_tells_how_each_translation_was_made(finished):
     assert (finished / "translated" / "before_after.png").is_file()
 
 
+def test_a_kill_after_the_last_image_leaves_no_less(finished, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(finished, again)
+    (again / "stages" / "translate.json").unlink()
+    (again / "translated" / "before_after.png").unlink()
+    manifest = again / "translated" / "manifest.jsonl"
+    manifest.write_text("".join(reversed(manifest.read_text().splitlines(keepends=True))))
+    main("translate", tiny(), again)
+    assert files(again / "translated") == files(finished / "translated")
+    assert manifest.read_bytes() == (finished / "translated" / "manifest.jsonl").read_bytes()
+
+
 def test_translations_below_the_threshold_are_dropped_and_said_so(finished, tmp_path, capsys):
     lines = [json.loads(line) for line in (finished / "translated" / "manifest.jsonl").read_text().splitlines()]
     agreement = sorted(line["agreement"] for line in lines)

@@ -44,6 +44,7 @@ TRAIN_IDS = {i: (i,) for i in range(len(CITYSCAPES))}
 def palette(classes: tuple[ClassInfo, ...]) -> np.ndarray:
     """[256,3] uint8: colours by train id; black for what is none."""
     colors = np.zeros((256, 3), np.uint8)
-    colors[: len(classes)] = [info.color for info in classes]
+    if classes:
+        colors[: len(classes)] = [info.color for info in classes]
     colors[VOID] = 0
     return colors

@@ -11,7 +11,7 @@ from PIL import Image
 from sgg_jax.data.dataset import VOID, Dataset
 from sgg_jax.data.decode import MAX_ID, UNKNOWN, decoded, read_image, train_ids
 from sgg_jax.data.encodings import explained, guess, raw_mode
-from sgg_jax.data.pairs import Pairs
+from sgg_jax.data.pairs import Pairs, check_sizes
 from sgg_jax.data.problems import BadFileError
 
 MOST_VALUES = 256
@@ -91,13 +91,8 @@ def _look_at_files(pairs: Pairs, index: int, found: Finding) -> None:
         raise explained(error, data, label, pairs) from error
     values = count_values(ids)
     found.values = _most_frequent(values)
-    if ids.shape != found.size:
-        assert found.size is not None
-        raise BadFileError(
-            "size mismatch",
-            f"{where} is {found.size[1]} x {found.size[0]} pixels (after its EXIF orientation), but its label file "
-            f"{label} is {ids.shape[1]} x {ids.shape[0]}; the two must have the same size",
-        )
+    assert found.size is not None
+    check_sizes(found.size, ids.shape, where, label)
     classes = {int(pairs.table[value if 0 <= value <= MAX_ID else MAX_ID + 1]) for value in values}
     if UNKNOWN in classes:
         seen = guess(values, pairs)

@@ -36,6 +36,16 @@ def stem_id(stem: str) -> int:
     return zlib.crc32(stem.encode("utf-8", "surrogateescape")) & 0x7FFFFFFF
 
 
+def check_sizes(image: tuple[int, ...], labels: tuple[int, ...], file: str, label_file: str) -> None:
+    """BadFileError unless an image and its labels have one size (height, width)."""
+    if labels != image:
+        raise BadFileError(
+            "size mismatch",
+            f"{file} is {image[1]} x {image[0]} pixels (after its EXIF orientation), but its label file {label_file} "
+            f"is {labels[1]} x {labels[0]}; the two must have the same size",
+        )
+
+
 class Pairs:
     """Frames read from their files and brought to one size; see Dataset. Threads may read at once.
 
@@ -105,11 +115,5 @@ class Pairs:
             return Example(image, None)
         where = self.files.where(frame.label)
         ids = self.decode(self.files.read(frame.label), where)
-        if ids.shape != image.shape[:2]:
-            raise BadFileError(
-                "size mismatch",
-                f"{self.files.where(frame.image)} is {image.shape[1]} x {image.shape[0]} pixels (after its EXIF "
-                f"orientation), but its label file {where} is {ids.shape[1]} x {ids.shape[0]}; the two must have the "
-                "same size",
-            )
+        check_sizes(image.shape[:2], ids.shape, self.files.where(frame.image), where)
         return Example(image, train_ids(ids, self.table, where))

@@ -14,7 +14,6 @@ prepare into a directory.
 
 import itertools
 import json
-import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -23,10 +22,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sgg_jax.data.checking import cores
 from sgg_jax.data.dataset import Dataset, LeftOutError, Tolerant
 from sgg_jax.data.manifest import Line, Sources, essence, json_lines, number_in, read_lines
 from sgg_jax.data.problems import BadFileError
 from sgg_jax.data.shards import TEMPORARY, VERSION, Shards, is_intact, replacing
+from sgg_jax.data.writer import class_json
 from sgg_jax.errors import InputError
 
 PER_SHARD = 128
@@ -72,7 +73,7 @@ class Preparation:
         self.folder, self.total, self.size = directory / name / VERSION, len(dataset), dataset.size
         self._sources = Sources(dataset)
         self._dataset = Tolerant(self._sources.dataset, max_bad)
-        self._workers = workers or _cores()
+        self._workers = workers or cores()
         per_shard = per_shard or PER_SHARD
         starts = range(0, len(dataset), per_shard)
         self._ranges = [range(start, min(start + per_shard, len(dataset))) for start in starts]
@@ -156,8 +157,7 @@ class Preparation:
         lines += [{"name": p.name, "left_out": p.category, "text": p.text} for p in self._dataset.problems]
         self.left_out = len(lines) - self.examples
         if again:
-            rows = [{"name": c.name, "id": i, "color": c.color} for i, c in enumerate(self._dataset.classes)]
-            _write(self.folder / "classes.json", json.dumps(rows, indent=1) + "\n")
+            _write(self.folder / "classes.json", class_json(self._dataset.classes))
             _write(self.folder / "manifest.jsonl", json_lines(lines))
             self._shards.write_metadata(lengths)
         if self._parts.exists():
@@ -262,8 +262,3 @@ def _writing(folder: Path) -> Iterator[None]:
 def _write(path: Path, text: str) -> None:
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

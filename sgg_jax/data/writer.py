@@ -198,8 +198,8 @@ class TranslationWriter:
                     f"{path} lists other classes than this run has; write to another directory or delete this one"
                 )
             return
-        rows = [{"name": info.name, "id": i, "color": info.color} for i, info in enumerate(self.classes)]
-        self._replace("classes.json", lambda path: _save(path, json.dumps(rows, indent=1, default=_plain).encode()))
+        content = class_json(self.classes).encode()
+        self._replace("classes.json", lambda path: _save(path, content))
 
 
 class WriteBehind:
@@ -233,8 +233,6 @@ class WriteBehind:
                 self._finish_one()
         finally:
             self._pool.shutdown(wait=True)  # what was begun becomes whole, whatever else went wrong
-        if kind is None:
-            self._writer.sort()
 
 
 @contextmanager
@@ -275,6 +273,12 @@ def _name_in(line: bytes) -> str | None:
     except (ValueError, LookupError, TypeError):
         return None
     return name if isinstance(name, str) and line.endswith(b"\n") else None
+
+
+def class_json(classes: tuple[ClassInfo, ...]) -> str:
+    """Content of classes.json."""
+    rows = [{"name": info.name, "id": i, "color": info.color} for i, info in enumerate(classes)]
+    return json.dumps(rows, indent=1, default=_plain)
 
 
 def read_classes(directory: str) -> tuple[ClassInfo, ...]:

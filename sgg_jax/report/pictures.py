@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sgg_jax.data.classes import palette
 from sgg_jax.data.dataset import VOID, ClassInfo
 from sgg_jax.records import write_bytes
 
@@ -40,10 +41,7 @@ def colorize(labels: np.ndarray, classes: Sequence[ClassInfo]) -> np.ndarray:  #
     strangers = np.setdiff1d(labels, [*range(len(classes)), VOID])
     if strangers.size:
         raise ValueError(f"label {strangers[0]} is neither one of the {len(classes)} classes nor void ({VOID})")
-    palette = np.zeros((256, 3), np.uint8)
-    palette[: len(classes)] = np.array([info.color for info in classes], np.uint8).reshape(-1, 3)
-    palette[VOID] = BLACK
-    colors: np.ndarray = palette[labels]
+    colors: np.ndarray = palette(tuple(classes))[labels]
     return colors
 
 
