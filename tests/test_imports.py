@@ -12,6 +12,7 @@ ORDER = [
     "data",
     "roles",
     "models",
+    "published",
     "records",
     "report",
     "progress",

@@ -31,3 +31,12 @@ def functional(module: nnx.Module) -> tuple[Apply, dict[str, Any]]:
     """module -> (apply, params): apply(params, *inputs) is pure; params is a nested dict of arrays."""
     graph, state = nnx.split(module)
     return Apply(graph), jax.tree.map(jnp.asarray, nnx.to_pure_dict(state))
+
+
+def outline(module: nnx.Module) -> tuple[Apply, dict[str, Any]]:
+    """As `functional`, with shapes (jax.ShapeDtypeStruct) in the place of weights: for a network whose weights are to
+    come from a file, or are only to be counted."""
+    graph, state = nnx.split(module)
+    return Apply(graph), jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), nnx.to_pure_dict(state)
+    )

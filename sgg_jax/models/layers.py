@@ -13,12 +13,17 @@ from numpy.random import Generator
 
 Array = jax.Array
 
+Rng = Generator | None
+"""What draws fresh weights; None for an outline of a network, whose weights take no memory."""
 
-def lecun_normal(rng: Generator, shape: tuple[int, ...], gain: float = 1.0) -> np.ndarray:
+
+def lecun_normal(rng: Rng, shape: tuple[int, ...], gain: float = 1.0) -> np.ndarray:
     """Normal weights of standard deviation gain / sqrt(fan-in); the last axis is the outputs. float32.
 
     Drawn by numpy: jax would compile a program for every shape, seconds for a network.
     """
+    if rng is None:
+        return np.broadcast_to(np.float32(0), shape)
     return rng.standard_normal(shape, np.float32) * np.float32(gain / np.prod(shape[:-1]) ** 0.5)
 
 
@@ -73,7 +78,7 @@ def repeat_pixels(x: Array) -> Array:
 class Conv(nnx.Module):
     """Stride-1 SAME convolution with bias. gain 0 starts the layer at zero."""
 
-    def __init__(self, inputs: int, outputs: int, size: int, *, dtype: str, rng: Generator, gain: float = 1.0):
+    def __init__(self, inputs: int, outputs: int, size: int, *, dtype: str, rng: Rng, gain: float = 1.0):
         self.kernel = nnx.Param(lecun_normal(rng, (size, size, inputs, outputs), gain))
         self.bias = nnx.Param(np.zeros(outputs, np.float32))
         self.dtype = dtype
@@ -89,7 +94,7 @@ class Conv(nnx.Module):
 class Linear(nnx.Module):
     """x @ kernel + bias in float32: [B,inputs] -> [B,outputs]."""
 
-    def __init__(self, inputs: int, outputs: int, *, rng: Generator):
+    def __init__(self, inputs: int, outputs: int, *, rng: Rng):
         self.kernel = nnx.Param(lecun_normal(rng, (inputs, outputs)))
         self.bias = nnx.Param(np.zeros(outputs, np.float32))
 
@@ -132,7 +137,7 @@ class ResBlock(nnx.Module):
     Pre-activation block of guided-diffusion's UNet (Dhariwal & Nichol 2021); `embedding` 0 means no conditioning.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, embedding: int = 0, dtype: str, rng: Generator):
+    def __init__(self, inputs: int, outputs: int, *, embedding: int = 0, dtype: str, rng: Rng):
         self.norm1 = GroupNorm(inputs)
         self.conv1 = Conv(inputs, outputs, 3, dtype=dtype, rng=rng)
         self.norm2 = GroupNorm(outputs)
@@ -156,7 +161,7 @@ class ResBlock(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head self-attention over all positions, residual, softmax in float32. [B,H,W,C] -> [B,H,W,C]."""
 
-    def __init__(self, channels: int, *, head: int = 32, dtype: str, rng: Generator):
+    def __init__(self, channels: int, *, head: int = 32, dtype: str, rng: Rng):
         if channels % head:
             raise ValueError(f"{channels} channels do not divide into attention heads of {head}")
         self.head = head
@@ -176,7 +181,7 @@ class Attention(nnx.Module):
 class Downsample(nnx.Module):
     """Space-to-depth by 2 and a 1x1 convolution: every input pixel is used, no strided convolution."""
 
-    def __init__(self, inputs: int, outputs: int, *, dtype: str, rng: Generator):
+    def __init__(self, inputs: int, outputs: int, *, dtype: str, rng: Rng):
         self.conv = Conv(4 * inputs, outputs, 1, dtype=dtype, rng=rng)
 
     def __call__(self, x: Array) -> Array:

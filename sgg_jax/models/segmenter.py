@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from numpy.random import Generator
 
 from sgg_jax.models.layers import (
     Array,
@@ -11,6 +10,7 @@ from sgg_jax.models.layers import (
     Downsample,
     GroupNorm,
     ResBlock,
+    Rng,
     depth_to_space,
     repeat_pixels,
     space_to_depth,
@@ -26,7 +26,7 @@ class EncoderDecoder(nnx.Module):
     """
 
     def __init__(
-        self, classes: int, widths: tuple[int, ...], blocks: int, patch: int, *, dtype: str = "float32", rng: Generator
+        self, classes: int, widths: tuple[int, ...], blocks: int, patch: int, *, dtype: str = "float32", rng: Rng
     ):
         self.stride = patch * 2 ** (len(widths) - 1)
         self.patch = patch

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from numpy.random import Generator
 
 from sgg_jax.models.layers import (
     Array,
@@ -14,6 +13,7 @@ from sgg_jax.models.layers import (
     GroupNorm,
     Linear,
     ResBlock,
+    Rng,
     depth_to_space,
     repeat_pixels,
     space_to_depth,
@@ -43,7 +43,7 @@ class UNet(nnx.Module):
         patch: int,
         *,
         dtype: str = "float32",
-        rng: Generator,
+        rng: Rng,
     ):
         self.stride = patch * 2 ** (len(widths) - 1)
         self.patch = patch

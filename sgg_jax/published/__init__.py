@@ -1,0 +1,1 @@
+"""Weights as others publish them: files read without torch, and what their tensors are called here."""
