@@ -17,8 +17,9 @@ from jax.tree_util import Partial
 from sgg_jax.data.dataset import Dataset, readable
 from sgg_jax.data.fit import fitted
 from sgg_jax.devices import replicate, shard
-from sgg_jax.evaluation import predict
+from sgg_jax.evaluation import examine
 from sgg_jax.experiment import Experiment
+from sgg_jax.prediction import Size, stride_of, windows_of
 from sgg_jax.schedule import NoiseSchedule
 from sgg_jax.tiling import cover, covered_size, tile_count, tiled
 from sgg_jax.training import init_state, make_step
@@ -52,13 +53,15 @@ class Calibration:
             self._known[key] = measure()
         return self._known[key]
 
-    def flops(self, kind: str) -> float:
-        """FLOPs of one forward pass of one image, as XLA counts them before optimisation."""
-        return self._once(kind, lambda: self._flops(kind))
+    def flops(self, kind: str, size: Size | None = None) -> float:
+        """FLOPs of one forward pass of one image of that size, by default data.size, as XLA counts them before
+        optimisation."""
+        seen = size or tuple(self.run.config.data.size)
+        return self._once((kind, seen), lambda: self._flops(kind, seen))
 
-    def _flops(self, kind: str) -> float:
+    def _flops(self, kind: str, size: Size) -> float:
         run = self.run
-        image = jax.ShapeDtypeStruct((1, *run.config.data.size, 3), jnp.float32)
+        image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
         if kind == "denoiser":
             lowered = jax.jit(run.denoiser_network[0]).lower(
                 run.denoiser_network[1], image, jax.ShapeDtypeStruct((1,), jnp.int32)
@@ -134,12 +137,22 @@ class Calibration:
         steps = int(self.run.schedule(depth).count)
         return self.translation_step(method) * steps / self.run.config.translate.batch_size
 
-    def prediction(self) -> float:
-        """Seconds of one batch of evaluation."""
-        run, size = self.run, self.run.config.evaluate.batch_size
-        batch = shard(np.zeros((size, *run.config.data.size, 3), np.uint8), run.mesh)
-        network = replicate(run.segmenter(run.segmenter_network()[1]), run.mesh)
-        return timed(lambda: predict(network, batch))
+    def scoring(self, dataset: Dataset) -> tuple[float, float, float]:
+        """What it costs to score an image of a labelled set: passes of the segmenter, FLOPs, seconds."""
+        run, views = self.run, self.run.views
+        network = run.segmenter(run.segmenter_network()[1])
+        first, example = next(readable(dataset, range(len(dataset))))
+        window, grid = windows_of(example.image.shape[:2], views, stride_of(network))
+        passes = len(grid[0]) * len(grid[1]) * (2 if views.flip else 1)
+        few = range(first, min(first + max(1, run.config.evaluate.batch_size // passes), len(dataset)))
+
+        def look() -> None:
+            for _ in examine(network, dataset, few, run.config.evaluate.batch_size, run.mesh, views):
+                pass
+
+        size = dataset.size or window
+        seconds = self._once(("scoring", size, len(few)), lambda: timed(look, repeats=1) / len(few))
+        return passes, passes * self.flops("segmenter", window), seconds
 
 
 def thinned(schedule: NoiseSchedule, count: int) -> NoiseSchedule:

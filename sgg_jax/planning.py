@@ -124,10 +124,17 @@ def _stage_rows(run: Experiment, calibration: Calibration, stage: str) -> list[R
     if stage == "compare":
         return _comparison_rows(calibration)
     if stage == "evaluate":
-        images = 4 * len(test or []) + 2 * min(c.translate.unguided, len(source)) * (judge is not None)
-        batches = images / c.evaluate.batch_size
-        return [Row(stage, 0, images, images * calibration.flops("segmenter"), batches * calibration.prediction())]
+        rows = [] if test is None else [_scoring(calibration, "evaluate: networks", test, 4 * len(test))]
+        compared = min(c.translate.unguided, len(source))
+        if judge is not None and compared:
+            rows.append(_scoring(calibration, "evaluate: translations", source, 2 * compared))
+        return rows
     return []
+
+
+def _scoring(calibration: Calibration, title: str, dataset: Dataset, images: int) -> Row:
+    passes, flops, seconds = calibration.scoring(dataset)
+    return Row(title, 0, images * passes, images * flops, images * seconds)
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,13 @@ def window_grid(size: Size, window: Size, overlap: float) -> Grid:
     return edges(size[0], window[0]), edges(size[1], window[1])
 
 
+def windows_of(size: Size, views: Views, stride: int) -> tuple[Size, Grid]:
+    """What the network sees of an image of that size, and of its mirror image: the windows' size, and where they lie.
+    The image is padded where they stick out."""
+    window = views.window or (-(-size[0] // stride) * stride, -(-size[1] // stride) * stride)
+    return window, window_grid((max(size[0], window[0]), max(size[1], window[1])), window, views.overlap)
+
+
 def stride_of(segmenter: Segmenter) -> int:
     """The least side of a square image that the network takes; it takes the multiples, too. InputError if above 256."""
     for side in range(1, 257):
@@ -154,11 +161,9 @@ def predictions_at(
 def _prepared(image: np.ndarray, size: Size, views: Views, stride: int) -> tuple[_Job, Iterator[np.ndarray]]:
     """An image's job, and the windows that the network has to see for it."""
     inner: Size = (image.shape[0], image.shape[1])
-    window = views.window or (-(-inner[0] // stride) * stride, -(-inner[1] // stride) * stride)
-    padded = max(inner[0], window[0]), max(inner[1], window[1])
-    grid = window_grid(padded, window, views.overlap)
+    window, grid = windows_of(inner, views, stride)
     shown = [image, image[:, ::-1]] if views.flip else [image]
-    margins = (0, padded[0] - inner[0]), (0, padded[1] - inner[1]), (0, 0)
+    margins = (0, max(window[0] - inner[0], 0)), (0, max(window[1] - inner[1], 0)), (0, 0)
 
     def cut() -> Iterator[np.ndarray]:
         for view in shown:

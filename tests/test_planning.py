@@ -90,3 +90,19 @@ def test_a_given_denoiser_costs_no_training(run):
     assert row.stage == "train_denoiser: a look"
     assert row.denoiser_passes == 13 * 4 + 8 * 50  # levels of 4 validation images, samples of 50 steps
     assert planning.disk(run, ["train_denoiser"]) == 0
+
+
+def test_scoring_counts_windows_and_mirror_images_at_the_sets_own_size(run):
+    rows = {row.stage: row for row in plan(run, ["evaluate"]).rows}
+    assert rows["evaluate: networks"].segmenter_passes == 4 * 8  # networks, test images
+    assert rows["evaluate: networks"].seconds == 4 * 8 * 2.0 / 4  # a call of 2 s scores a batch of 4
+    assert rows["evaluate: translations"].segmenter_passes == 2 * 5  # guided and unguided
+    whole = rows["evaluate: networks"].flops
+    run.config.data.test.size = (24, 48)
+    run.config.evaluate.sliding = run.config.evaluate.flip = True
+    rows = {row.stage: row for row in plan(Experiment(run.config, run.workdir), ["evaluate"]).rows}
+    # windows of 16 x 32, half over each other: two rows, two columns; twice, for the mirror image
+    assert rows["evaluate: networks"].segmenter_passes == 4 * 8 * (2 * 2 * 2)
+    assert rows["evaluate: networks"].flops == 8 * whole
+    assert rows["evaluate: networks"].seconds == 4 * 8 * 2.0  # an image at a time
+    assert rows["evaluate: translations"].segmenter_passes == 2 * 5 * 2
