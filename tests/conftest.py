@@ -1,4 +1,13 @@
-"""Four virtual CPU devices for every test, so that parallel code runs parallel; set before jax makes its backend."""
+"""Four virtual CPU devices for every test, so that parallel code runs parallel; set before jax makes its backend.
+
+Most of the tests' time is compiling. So nothing is optimised, and what one test compiled serves the others of its
+process, and the commands that it starts. The quick run of .ci/run takes the defaults.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
 
 import jax
 import pytest
@@ -6,6 +15,16 @@ from jax.sharding import AxisType, Mesh
 
 import sgg_jax  # noqa: F401  (compiler defaults)
 
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+compiled = tempfile.mkdtemp(prefix="compiled-")
+atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+for name, value in (
+    ("jax_compilation_cache_dir", compiled),
+    ("jax_persistent_cache_min_compile_time_secs", 0),
+    ("jax_persistent_cache_min_entry_size_bytes", -1),
+):
+    os.environ[name.upper()] = str(value)
+    jax.config.update(name, value)
 jax.config.update("jax_platforms", "cpu")  # also where a GPU is
 jax.config.update("jax_num_cpu_devices", 4)
 
