@@ -1,8 +1,6 @@
 """config -> objects. Below main.py a config is read here, in roles.py (data sets) and by the stages; nowhere deeper."""
 
-import hashlib
 import io
-import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +18,6 @@ from sgg_jax.augmentation import NONE, Strength
 from sgg_jax.baselines import grey
 from sgg_jax.checkpoints import load_weights
 from sgg_jax.collage import Donors, collage
-from sgg_jax.data import streets
 from sgg_jax.data.crops import Crop, RareClasses
 from sgg_jax.data.dataset import Dataset, Painted, readable
 from sgg_jax.data.fit import fitted
@@ -30,16 +27,15 @@ from sgg_jax.evaluation import sure_predictions
 from sgg_jax.models import DENOISERS, SEGMENTERS, Apply, build
 from sgg_jax.parameterization import PREDICTIONS, WEIGHTINGS
 from sgg_jax.prediction import Views
-from sgg_jax.pretrained import SHIPPED, load_pretrained, locate, read_story
+from sgg_jax.pretrained import load_pretrained, locate
 from sgg_jax.progress import Progress, track
-from sgg_jax.ptl import check_depths
 from sgg_jax.records import write_bytes
 from sgg_jax.roles import choose, open_roles
 from sgg_jax.tiling import Tile, tile_of, tiled
 from sgg_jax.training import Objective, Recipe, class_weights, denoiser_objective, segmenter_objective
 from sgg_jax.translation import Knobs, Method
 from sgg_jax.types import Array, Denoiser, Params, Segmenter
-from sgg_jax.workdir import Stages, claim
+from sgg_jax.workdir import Stages
 
 STREAMS = ("denoiser", "source", "judge", "adapt", "student", "collage")
 """What has a seed of its own."""
@@ -66,114 +62,6 @@ class Experiment:
         config = self.config.copy_and_resolve_references()
         config.seed = seed
         return Experiment(config, self.workdir / "seeds" / str(seed), self.command, self.shared)
-
-    def claim(self) -> None:
-        """Checks the config, then ties the run directory to it and to the version of streets (see workdir.claim)."""
-        self.check()
-        record = json.loads(json.dumps(self.config.to_dict()))
-        for free in ("methods", "seeds"):  # a comparison may grow
-            del record["compare"][free]
-        for field in ("weights", "start"):
-            if self.config.denoiser[field]:
-                content = locate(self.config.denoiser[field], field).read_bytes()
-                record["denoiser"][f"{field}_sha256"] = hashlib.sha256(content).hexdigest()
-        claim(self.workdir, {**record, "streets_version": streets.VERSION})
-
-    def check(self) -> None:
-        """InputError for settings that cannot work together; cheap, so that a long run cannot end in it."""
-        c = self.config
-        if not 0 <= c.seed < 2**31:
-            raise InputError(f"config.seed is {c.seed}: it must lie in 0..{2**31 - 1}")
-        for name, value in (("denoiser.total", c.denoiser.total), ("translate.microbatch", c.translate.microbatch)):
-            if value < 1:
-                raise InputError(f"config.{name} is {value}: it must be at least 1")
-        self._check_guidance()
-        for section in ("translate", "evaluate"):
-            devices.check_batch(c[section].batch_size, self.mesh, f"config.{section}.batch_size")
-        for section in ("denoiser", "segmenter", "adapt", "student"):
-            size = self.recipe(section).batch_size
-            devices.check_batch(size, self.mesh, f"config.{section}.training.batch_size")
-        _ = self.datasets
-        check_depths(self.config.adapt.depths)
-        for depth in (*self.config.adapt.depths, self.config.translate.depth):
-            self.schedule(depth)
-        _ = self.method(), self.strength("source"), self.strength("student"), self.denoiser_constants(), self.views
-        if self.config.evaluate.overlays < 0:
-            raise InputError(f"config.evaluate.overlays is {self.config.evaluate.overlays}: it must be at least 0")
-        choose({"adapted": 0, "source": 0}, self.config.translate.guide, "translate.guide")
-        self._check_size(tuple(self.config.data.size), "data.size")
-        self._check_size((self.tile.height, self.tile.width), "translate.tile")
-        if self.config.denoiser.weights:
-            self._check_given_weights(self.config.denoiser.weights)
-            if self.config.denoiser.start:
-                raise InputError(
-                    f"config.denoiser.start is {self.config.denoiser.start!r} and config.denoiser.weights is "
-                    f"{self.config.denoiser.weights!r}, which is used as it is: set denoiser.weights to '' to train"
-                )
-        elif self.config.denoiser.start:
-            self._check_given_weights(self.config.denoiser.start, use="start")
-
-    def _check_guidance(self) -> None:
-        """InputError for numbers of guides and guidance that mean nothing, or the opposite."""
-        c = self.config.translate
-        choose(dict.fromkeys(STARTS), c.start, "translate.start")
-        if c.donors < 1:
-            raise InputError(f"config.translate.donors is {c.donors}: a collage needs at least one target image")
-        if not 0 <= c.donor_confidence < 1:
-            raise InputError(f"config.translate.donor_confidence is {c.donor_confidence}: it must lie in 0..1, below 1")
-        least = {f"translate.{name}": c[name] for name in ("scale", "clip_ratio", "blur", "chroma", "limit", "eta")}
-        least |= {f"guide.{name}": value for name, value in self.config.guide.items()}
-        for name, value in least.items():
-            if not value >= 0:
-                raise InputError(f"config.{name} is {value}: it must be at least 0")
-        if self.config.guide.diffuse >= 1:
-            raise InputError(f"config.guide.diffuse is {self.config.guide.diffuse}: a share of noise lies below 1")
-        if len(c.interval) != 2 or not 0 <= c.interval[0] < c.interval[1] <= 1:
-            raise InputError(f"config.translate.interval is {tuple(c.interval)}: give (low, high) within 0..1")
-
-    def _check_size(self, size: tuple[int, int], field: str) -> None:
-        """InputError where a network cannot see images of that size (H, W)."""
-        image, step = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
-        try:
-            jax.eval_shape(*self.denoiser_network, image, step)
-            jax.eval_shape(*self.segmenter_network(), image)
-        except ValueError as error:
-            raise InputError(f"config.{field} does not suit the networks: {error}") from error
-
-    def _check_given_weights(self, given: str, use: str = "weights") -> None:
-        """InputError where config.denoiser is not what the given weights were trained as, or on. Those that training
-        starts from may be of other images."""
-        c, target = self.config.denoiser, self.config.data.target.name
-        path = locate(given, use)
-        load_pretrained(path, self.denoiser_network[1])
-        story = read_story(path)
-        if use == "weights":
-            self._check_given_images(given, story, target)
-        trained = story.get("denoiser", {})
-        for name in ("prediction", "schedule", "total"):
-            if trained.get(name, c[name]) != c[name]:
-                raise InputError(
-                    f"{path} was trained with denoiser.{name} = {trained[name]!r}, "
-                    f"config.denoiser.{name} is {c[name]!r}"
-                )
-
-    def _check_given_images(self, given: str, story: dict[str, Any], target: str) -> None:
-        """InputError where given weights are used for other images than they were trained on."""
-        if given in SHIPPED and target != "streets":
-            raise InputError(
-                f"config.denoiser.weights is {given!r}, which paints streets, and config.data.target is "
-                f"{target!r}: set config.denoiser.weights to '' to train on your target images"
-            )
-        if target == "streets" and story.get("streets_version", streets.VERSION) != streets.VERSION:
-            raise InputError(
-                f"{locate(given)} was trained on streets version {story['streets_version']}, these are version "
-                f"{streets.VERSION}: set config.denoiser.weights to '' to train anew"
-            )
-        if given in SHIPPED and tuple(story["size"]) != tuple(self.config.data.size):
-            raise InputError(
-                f"config.denoiser.weights is {given!r}, trained at {tuple(story['size'])}, and config.data.size is "
-                f"{tuple(self.config.data.size)}: set config.denoiser.weights to '' to train at your size"
-            )
 
     # data ------------------------------------------------------------------------------------------------------------
 

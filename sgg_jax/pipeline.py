@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from sgg_jax.checks import check, claim
 from sgg_jax.comparison import Comparison, compare
 from sgg_jax.data.exports import export
 from sgg_jax.data.writer import CITYSCAPES, FOLDERS
@@ -161,9 +162,9 @@ def main(stage: str, config: ConfigDict, workdir: Path, command: str = "") -> No
     """Runs `stage` ("run" for all of them) of `config` in `workdir`; `command` is recorded where results are."""
     run = Experiment(config, workdir, command)
     if stage == "plan":  # so that a plan that is too dear can be changed
-        run.check()
+        check(run)
     else:
-        run.claim()
+        claim(run)
     if stage in WHOLE:
         WHOLE[stage](run)
     else:

@@ -1,0 +1,131 @@
+"""Whether a config can work, told before hours of work; and the tie between a run directory and its config."""
+
+import hashlib
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from sgg_jax import devices
+from sgg_jax.data import streets
+from sgg_jax.errors import InputError
+from sgg_jax.experiment import STARTS, Experiment
+from sgg_jax.pretrained import SHIPPED, load_pretrained, locate, read_story
+from sgg_jax.ptl import check_depths
+from sgg_jax.roles import choose
+from sgg_jax.workdir import claim as claim_directory
+
+
+def claim(run: Experiment) -> None:
+    """Checks the config, then ties the run directory to it and to the version of streets (see workdir.claim)."""
+    check(run)
+    record = json.loads(json.dumps(run.config.to_dict()))
+    for free in ("methods", "seeds"):  # a comparison may grow
+        del record["compare"][free]
+    for field in ("weights", "start"):
+        if run.config.denoiser[field]:
+            content = locate(run.config.denoiser[field], field).read_bytes()
+            record["denoiser"][f"{field}_sha256"] = hashlib.sha256(content).hexdigest()
+    claim_directory(run.workdir, {**record, "streets_version": streets.VERSION})
+
+
+def check(run: Experiment) -> None:
+    """InputError for settings that cannot work together; cheap, so that a long run cannot end in it."""
+    c = run.config
+    if not 0 <= c.seed < 2**31:
+        raise InputError(f"config.seed is {c.seed}: it must lie in 0..{2**31 - 1}")
+    for name, value in (("denoiser.total", c.denoiser.total), ("translate.microbatch", c.translate.microbatch)):
+        if value < 1:
+            raise InputError(f"config.{name} is {value}: it must be at least 1")
+    _check_guidance(c)
+    for section in ("translate", "evaluate"):
+        devices.check_batch(c[section].batch_size, run.mesh, f"config.{section}.batch_size")
+    for section in ("denoiser", "segmenter", "adapt", "student"):
+        size = run.recipe(section).batch_size
+        devices.check_batch(size, run.mesh, f"config.{section}.training.batch_size")
+    _ = run.datasets
+    check_depths(c.adapt.depths)
+    for depth in (*c.adapt.depths, c.translate.depth):
+        run.schedule(depth)
+    _ = run.method(), run.strength("source"), run.strength("student"), run.denoiser_constants(), run.views
+    if c.evaluate.overlays < 0:
+        raise InputError(f"config.evaluate.overlays is {c.evaluate.overlays}: it must be at least 0")
+    choose({"adapted": 0, "source": 0}, c.translate.guide, "translate.guide")
+    _check_size(run, tuple(c.data.size), "data.size")
+    _check_size(run, (run.tile.height, run.tile.width), "translate.tile")
+    if c.denoiser.weights:
+        _check_given_weights(run, c.denoiser.weights)
+        if c.denoiser.start:
+            raise InputError(
+                f"config.denoiser.start is {c.denoiser.start!r} and config.denoiser.weights is "
+                f"{c.denoiser.weights!r}, which is used as it is: set denoiser.weights to '' to train"
+            )
+    elif c.denoiser.start:
+        _check_given_weights(run, c.denoiser.start, use="start")
+
+
+def _check_guidance(config: ConfigDict) -> None:
+    """InputError for numbers of guides and guidance that mean nothing, or the opposite."""
+    c = config.translate
+    choose(dict.fromkeys(STARTS), c.start, "translate.start")
+    if c.donors < 1:
+        raise InputError(f"config.translate.donors is {c.donors}: a collage needs at least one target image")
+    if not 0 <= c.donor_confidence < 1:
+        raise InputError(f"config.translate.donor_confidence is {c.donor_confidence}: it must lie in 0..1, below 1")
+    least = {f"translate.{name}": c[name] for name in ("scale", "clip_ratio", "blur", "chroma", "limit", "eta")}
+    least |= {f"guide.{name}": value for name, value in config.guide.items()}
+    for name, value in least.items():
+        if not value >= 0:
+            raise InputError(f"config.{name} is {value}: it must be at least 0")
+    if config.guide.diffuse >= 1:
+        raise InputError(f"config.guide.diffuse is {config.guide.diffuse}: a share of noise lies below 1")
+    if len(c.interval) != 2 or not 0 <= c.interval[0] < c.interval[1] <= 1:
+        raise InputError(f"config.translate.interval is {tuple(c.interval)}: give (low, high) within 0..1")
+
+
+def _check_size(run: Experiment, size: tuple[int, int], field: str) -> None:
+    """InputError where a network cannot see images of that size (H, W)."""
+    image, step = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+    try:
+        jax.eval_shape(*run.denoiser_network, image, step)
+        jax.eval_shape(*run.segmenter_network(), image)
+    except ValueError as error:
+        raise InputError(f"config.{field} does not suit the networks: {error}") from error
+
+
+def _check_given_weights(run: Experiment, given: str, use: str = "weights") -> None:
+    """InputError where config.denoiser is not what the given weights were trained as, or on. Those that training
+    starts from may be of other images."""
+    c, target = run.config.denoiser, run.config.data.target.name
+    path = locate(given, use)
+    load_pretrained(path, run.denoiser_network[1])
+    story = read_story(path)
+    if use == "weights":
+        _check_given_images(run.config, given, story, target)
+    trained = story.get("denoiser", {})
+    for name in ("prediction", "schedule", "total"):
+        if trained.get(name, c[name]) != c[name]:
+            raise InputError(
+                f"{path} was trained with denoiser.{name} = {trained[name]!r}, config.denoiser.{name} is {c[name]!r}"
+            )
+
+
+def _check_given_images(config: ConfigDict, given: str, story: dict[str, Any], target: str) -> None:
+    """InputError where given weights are used for other images than they were trained on."""
+    if given in SHIPPED and target != "streets":
+        raise InputError(
+            f"config.denoiser.weights is {given!r}, which paints streets, and config.data.target is "
+            f"{target!r}: set config.denoiser.weights to '' to train on your target images"
+        )
+    if target == "streets" and story.get("streets_version", streets.VERSION) != streets.VERSION:
+        raise InputError(
+            f"{locate(given)} was trained on streets version {story['streets_version']}, these are version "
+            f"{streets.VERSION}: set config.denoiser.weights to '' to train anew"
+        )
+    if given in SHIPPED and tuple(story["size"]) != tuple(config.data.size):
+        raise InputError(
+            f"config.denoiser.weights is {given!r}, trained at {tuple(story['size'])}, and config.data.size is "
+            f"{tuple(config.data.size)}: set config.denoiser.weights to '' to train at your size"
+        )
