@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from sgg_jax.models.deeplab import DeepLabV2 as DeepLabV2
 from sgg_jax.models.functional import Apply as Apply
 from sgg_jax.models.functional import functional as functional
 from sgg_jax.models.segmenter import EncoderDecoder as EncoderDecoder
 from sgg_jax.models.unet import UNet as UNet
 
 DENOISERS = {"unet": UNet}
-SEGMENTERS = {"encoder_decoder": EncoderDecoder}
+SEGMENTERS = {"encoder_decoder": EncoderDecoder, "deeplab": DeepLabV2}
 
 
 def build(network: Callable[..., nnx.Module], seed: int, **options: Any) -> tuple[Apply, dict[str, Any]]:
