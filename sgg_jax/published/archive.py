@@ -50,8 +50,10 @@ def check_crc(file: BinaryIO, name: str, record: Record) -> None:
         raise ValueError(f"{quoted(name)} is damaged: its CRC is wrong; fetch the file again")
 
 
-def read_record(file: BinaryIO, name: str, record: Record) -> bytes:
-    """A small record, its CRC checked."""
+def read_record(file: BinaryIO, name: str, record: Record, most: int) -> bytes:
+    """A record of at most `most` bytes, its CRC checked."""
+    if record.length > most:
+        raise ValueError(f"{quoted(name)} has {record.length} bytes, more than {most}")
     check_crc(file, name, record)
     return _read(file, record.start, record.length)
 
@@ -102,7 +104,10 @@ def _entry(directory: bytes, position: int) -> tuple[str, int, int, int, int]:
         raise ValueError(f"{quoted(name)} is encrypted")
     length, packed, header = _wide(directory[after : after + extra_size], length, packed, header)
     if method or packed != length:
-        raise ValueError(f"{quoted(name)} is compressed: save the file again with torch.save")
+        raise ValueError(
+            f"{quoted(name)} is compressed, as torch.jit.save does, not torch.save: save the weights alone, "
+            "torch.save(model.state_dict(), file)"
+        )
     return name, header, crc, length, end
 
 

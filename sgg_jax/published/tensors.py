@@ -91,12 +91,12 @@ def _read_outline(file: BinaryIO, size: int, part: str) -> dict[str, Tensor]:
     """Tensors by name, by the reader that the first bytes of a file call for."""
     file.seek(0)
     head = file.read(512)
+    if head[8:9] == b"{":  # first: the eight bytes before it, a length, may be anything
+        return safetensors_tensors(file, size)
     if head.startswith(b"PK\3\4"):
         return zip_tensors(file, size, part)
     if head.startswith(b"\x80"):
         return legacy_tensors(file, size, part)
-    if head[8:9] == b"{":
-        return safetensors_tensors(file, size)
     if head[257:262] == b"ustar":
         raise ValueError("it is a tar archive, as the first versions of torch wrote: save it again with a newer torch")
     if head.startswith(b"version https://git-lfs"):

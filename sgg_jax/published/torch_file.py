@@ -78,18 +78,14 @@ def zip_tensors(file: BinaryIO, size: int, part: str = "") -> dict[str, Tensor]:
     roots = [name.removesuffix("/data.pkl") for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(roots) != 1:
         raise ValueError(f"it is a zip archive with {len(roots)} records data.pkl in it where torch.save writes one")
-    root = roots[0]
-    if f"{root}/constants.pkl" in records:
+    records = {name.removeprefix(f"{roots[0]}/"): record for name, record in records.items()}
+    if "constants.pkl" in records:
         raise ValueError(f"it is a TorchScript program: load it with torch.jit.load and {ALONE}")
-    order = (
-        read_record(file, "byteorder", records[f"{root}/byteorder"]) if f"{root}/byteorder" in records else b"little"
-    )
+    order = read_record(file, "byteorder", records["byteorder"], 8) if "byteorder" in records else b"little"
     if order not in (b"little", b"big"):
         raise ValueError("its byteorder is neither little nor big")
-    if records[f"{root}/data.pkl"].length > MOST_BYTES:
-        raise ValueError(f"its data.pkl is larger than {MOST_BYTES} bytes")
-    found = read_pickle(read_record(file, "data.pkl", records[f"{root}/data.pkl"]), 0, NAMES)
-    storages = {name.removeprefix(f"{root}/data/"): record for name, record in records.items()}
+    found = read_pickle(read_record(file, "data.pkl", records["data.pkl"], MOST_BYTES), 0, NAMES)
+    storages = {name.removeprefix("data/"): record for name, record in records.items() if name.startswith("data/")}
     return _tensors(state_dict(found.value, part), storages, swapped=order.decode() != sys.byteorder)
 
 
@@ -107,7 +103,7 @@ def legacy_tensors(file: BinaryIO, size: int, part: str = "") -> dict[str, Tenso
     keys = read_pickle(head, found.end, ())
     itemsizes: dict[str, int] = {}
     for reference in found.persistent:
-        storage = _storage("a tensor", reference)
+        storage = _storage("a tensor in it", reference)
         itemsizes.setdefault(storage.key, storage.dtype.itemsize)
     return _tensors(
         state_dict(found.value, part),
@@ -198,7 +194,7 @@ def _tensor(name: str, call: Any, storages: Mapping[str, Record], *, swapped: bo
     storage, offset, shape, strides = call.arguments[0], *map(sizes, ((call.arguments[1],), *call.arguments[2:4]))
     if offset is None or shape is None or strides is None or len(shape) != len(strides):
         raise ValueError(f"{quoted(name)} has a shape, strides or an offset that no tensor can have")
-    found, rest = _storage(name, storage), call.arguments[6:]  # between them requires_grad and hooks
+    found, rest = _storage(quoted(name), storage), call.arguments[6:]  # between them requires_grad and hooks
     dtype = found.dtype
     if call.name.endswith("_v3"):
         dtype, rest = _dtype(name, rest[0] if rest else None), rest[1:]
@@ -225,18 +221,18 @@ def _record(name: str, storage: Storage, storages: Mapping[str, Record]) -> Reco
     return Record(record.start + first * itemsize, count * itemsize)
 
 
-def _storage(name: str, reference: Any) -> Storage:
+def _storage(subject: str, reference: Any) -> Storage:
     """What the reference ("storage", type, key, device, count[, None or (key, first, count) of a part]) says."""
     stated = reference.id if isinstance(reference, Persistent) else None
     if not (isinstance(stated, tuple) and len(stated) in (5, 6) and stated[0] == "storage"):
-        raise ValueError(f"{quoted(name)} does not refer to a storage")
+        raise ValueError(f"{subject} does not refer to a storage")
     kind, key, _, count = stated[1:5]
     if not (isinstance(kind, Name) and kind.name in STORAGES):
-        raise ValueError(f"{quoted(name)} has a storage of a type that is not read: save it as float32")
+        raise ValueError(f"{subject} has a storage of a type that is not read: save it as float32")
     part = stated[5] if len(stated) == 6 else None
     view = None if part is None else sizes(part[1:]) if isinstance(part, tuple) and len(part) == 3 else ()
     if not isinstance(key, str) or sizes((count,)) is None or (view is not None and len(view) != 2):
-        raise ValueError(f"{quoted(name)} refers to a storage that cannot be")
+        raise ValueError(f"{subject} refers to a storage that cannot be")
     return Storage(STORAGES[kind.name], key, count, view)
 
 
