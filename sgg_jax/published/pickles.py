@@ -113,7 +113,9 @@ class _Machine:
 
     def line(self) -> str:
         end = self.data.find(b"\n", self.position)
-        return self.take(max(end, self.position) + 1 - self.position)[:-1].decode()
+        if end < 0:
+            raise ValueError("its pickle is cut short")
+        return self.take(end + 1 - self.position)[:-1].decode()
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
