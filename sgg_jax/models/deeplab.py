@@ -31,13 +31,14 @@ NORMALISATIONS = {  # order of the channels; what is subtracted from values in 0
 }
 STRIDE_PLACES = ("1x1", "3x3")
 
-# Other ways to the same values: seconds for a value with its input gradient in a loop, on one CPU core, against JAX's
-# own (benchmarks/forms.py, forms.json).
+# Other ways to the same values. What they gain is for a value with its input gradient, in a loop, on one CPU core, at
+# 128x256 pixels (benchmarks/forms.json); the first three together make the whole network 3% faster. Dilated
+# convolutions always have the gradient of convolutions.atrous_conv2d, 3.3 to 3.7 times faster than JAX's own.
 FORMS = (
-    "halving",  # strided convolutions with a stride-1 input gradient: 1.6 to 1.7 times faster
-    "pool",  # max-pooling as a running maximum: 11 times faster
-    "pyramid",  # the classifier as one product and shifted sums: 4 to 10 times faster
-    "split",  # stages 3 and 4 on batches of every 2nd and 4th pixel: no faster on CPU; for GPUs, not measured there
+    "halving",  # strided convolutions with a stride-1 input gradient: 1.6 to 1.8 times faster
+    "pool",  # max-pooling as a running maximum: 10 times faster
+    "pyramid",  # the classifier as one product and shifted sums: 1.4 times faster
+    "split",  # stages 3 and 4 on batches of every 2nd and 4th pixel: no faster on CPU, unmeasured on GPUs
 )
 FASTER = FORMS[:3]
 
