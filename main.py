@@ -29,10 +29,15 @@ STAGES = {
     "prepare_data": "resize the data sets once and pack them, with train ids, for fast reading (TFDS, ArrayRecord)",
     "export_streets": "write the data sets as folders of PNG files",
 }
+NETWORK_STAGES = {  # sgg_jax/network_stages.py, with flags of their own: main.py STAGE --help
+    "import_weights": "read published weights (--kind, --file) into a directory that configs can name (--out)",
+    "export_weights": "write a network of such a directory, or of a run, under its published names",
+    "describe": "print layers, parameters and FLOPs of a published network or of one in a directory",
+}
 
 
 def parser() -> argparse.ArgumentParser:
-    listed = "\n".join(f"  {name:16} {text}" for name, text in STAGES.items())
+    listed = "\n".join(f"  {name:16} {text}" for name, text in (STAGES | NETWORK_STAGES).items())
     found = argparse.ArgumentParser(
         prog="main.py",
         allow_abbrev=False,
@@ -71,8 +76,12 @@ def load_config(path: str, overrides: list[str]) -> ConfigDict:
 
 
 def main() -> int:
-    arguments, overrides = parser().parse_known_args()
     try:
+        if sys.argv[1:2] and sys.argv[1] in NETWORK_STAGES:
+            from sgg_jax.network_stages import main as run_network_stage
+
+            return run_network_stage(sys.argv[1], sys.argv[2:])
+        arguments, overrides = parser().parse_known_args()
         config = load_config(arguments.config, overrides)
         if arguments.workdir.exists() and not arguments.workdir.is_dir():
             raise InputError(f"--workdir {arguments.workdir} is a file: name a directory")

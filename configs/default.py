@@ -95,6 +95,7 @@ def get_config() -> ConfigDict:
             # Weights to use: "streets" (shipped, sgg_jax/shipped/), a .safetensors file, or "" to train from scratch.
             weights="streets",
             start="",  # weights that training starts from, named likewise; "" for fresh ones
+            # "unet", "adm" (guided-diffusion's), or a directory of import_weights: that network, from its weights.
             network="unet",
             unet=dict(
                 widths=(48, 96, 128),  # channels by resolution, halving from H/patch down
@@ -102,6 +103,21 @@ def get_config() -> ConfigDict:
                 attention=(2,),  # resolutions (indices into widths) with self-attention; the bottleneck always has it
                 patch=2,  # block of the space-to-depth stem
                 dtype="float32",  # of the computation; parameters and norms stay float32. "bfloat16" for TPU and GPU
+            ),
+            adm=dict(  # Dhariwal & Nichol 2021; these are the widths of ILVR's (Choi et al. 2021). prediction is "eps"
+                channels=128,  # of the step's features, a quarter of the embedding's
+                widths=(128, 128, 256, 256, 512, 512),  # channels by resolution, from the full one down
+                blocks=1,  # residual blocks at each resolution; one more on the way up
+                attention=(16,),  # by how much resolutions with self-attention are downsampled
+                heads=0,  # of every attention layer; 0 for heads of head_channels
+                head_channels=64,
+                new_attention_order=False,  # of q, k, v and heads; of published weights, the directory says
+                resample="block",  # how sizes change: in a residual "block", a "conv", or "plain" (averaged, repeated)
+                scale_shift_norm=True,  # the step scales and shifts norms; False adds it
+                learn_sigma=False,  # six outputs; what the last three say of variances is not used
+                attention_kernel="xla",  # or "cudnn", on NVIDIA GPUs in bfloat16
+                remat=False,  # keep less for gradients and compute more
+                dtype="float32",
             ),
             schedule="linear",  # of the noise: "linear" (DDPM) or "cosine" (Nichol & Dhariwal 2021)
             total=1000,  # N, forward steps of the whole process
@@ -114,11 +130,40 @@ def get_config() -> ConfigDict:
 
     config.segmenter = ConfigDict(
         dict(
+            # Of guides, judge and students: "encoder_decoder", "deeplab", "segformer", or a directory: that network,
+            # from its weights (import_weights writes one; Hugging Face's SegFormers are directories as they are).
             network="encoder_decoder",
+            as_it_is=False,  # the first guide is the network of that directory, not trained on the source
+            judge="",  # a directory: the judge is its network as it is, not trained on data.judge
             encoder_decoder=dict(
                 widths=(32, 64, 96),  # channels by resolution, halving from H/patch down
                 blocks=2,  # residual blocks at each resolution
                 patch=2,  # block of the space-to-depth stem
+                dtype="float32",
+            ),
+            deeplab=dict(  # DeepLabV2 on a ResNet-101 (Chen et al. 2018), BatchNorm folded
+                blocks=(3, 4, 23, 3),  # bottlenecks of each stage
+                widths=(64, 128, 256, 512),  # inner channels of each stage
+                rates=(6, 12, 18, 24),  # dilations of the classifier's convolutions
+                normalisation="imagenet",  # of images: "imagenet" (torchvision's weights) or "caffe"
+                stride_place="3x3",  # which convolution of a bottleneck strides; "1x1" in caffe
+                ceil_pool=False,  # max-pooling keeps a last, partly outer window; True in caffe
+                align_corners=True,  # how logits are enlarged
+                forms=("halving", "pool", "pyramid"),  # exact, faster ways (sgg_jax/models/deeplab.py, benchmarks/)
+                remat=False,
+                dtype="float32",
+            ),
+            segformer=dict(  # SegFormer (Xie et al. 2021), these are MiT-B0's numbers, by stage
+                widths=(32, 64, 160, 256),  # channels
+                depths=(2, 2, 2, 2),  # transformer blocks
+                heads=(1, 2, 5, 8),  # of attention
+                reductions=(8, 4, 2, 1),  # of the keys' and values' resolution
+                mlp_ratios=(4, 4, 4, 4),
+                channels=256,  # of the head
+                head="mlp",  # or "daformer" (Hoyer et al. 2022)
+                dilations=(1, 6, 12, 18),  # of DAFormer's head
+                attention_kernel="xla",  # or "cudnn", on NVIDIA GPUs in bfloat16
+                remat=False,
                 dtype="float32",
             ),
             # Weight of a class in the loss: its share of the pixels to the power of -class_balance. 0 leaves thin
@@ -205,7 +250,8 @@ def get_config() -> ConfigDict:
     )
 
     config.student = ConfigDict(
-        dict(  # a fresh segmenter trained on the exported translations
+        dict(  # a segmenter trained on the exported translations
+            network="",  # as segmenter.network, which it is where this is ""
             training=training(steps=1500, batch_size=16, learning_rate=2e-3),
         )
     )

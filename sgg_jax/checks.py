@@ -12,8 +12,10 @@ from sgg_jax import devices
 from sgg_jax.data import streets
 from sgg_jax.errors import InputError
 from sgg_jax.experiment import STARTS, Experiment
+from sgg_jax.given import is_directory, open_given
 from sgg_jax.pretrained import SHIPPED, load_pretrained, locate, read_story
 from sgg_jax.ptl import check_depths
+from sgg_jax.published.importing import sha256
 from sgg_jax.roles import choose
 from sgg_jax.workdir import claim as claim_directory
 
@@ -28,6 +30,11 @@ def claim(run: Experiment) -> None:
         if run.config.denoiser[field]:
             content = locate(run.config.denoiser[field], field).read_bytes()
             record["denoiser"][f"{field}_sha256"] = hashlib.sha256(content).hexdigest()
+    networks = (("denoiser", "network"), ("segmenter", "network"), ("segmenter", "judge"), ("student", "network"))
+    for section, field in networks:
+        name = run.config[section][field]
+        if is_directory(name):
+            record[section][f"{field}_sha256"] = [sha256(path) for path in open_given(name, f"{section}.{field}").files]
     claim_directory(run.workdir, {**record, "streets_version": streets.VERSION})
 
 
@@ -52,6 +59,14 @@ def check(run: Experiment) -> None:
     _ = run.method(), run.strength("source"), run.strength("student"), run.denoiser_constants(), run.views
     if c.evaluate.overlays < 0:
         raise InputError(f"config.evaluate.overlays is {c.evaluate.overlays}: it must be at least 0")
+    if c.segmenter.as_it_is and not is_directory(c.segmenter.network):
+        raise InputError(
+            f"config.segmenter.as_it_is is set, and config.segmenter.network is {c.segmenter.network!r}: "
+            "only the network of a directory has weights to use as they are"
+        )
+    for place in ("source", "judge"):
+        if run.given_segmenter(place):
+            run.segmenter_params(place)
     choose({"adapted": 0, "source": 0}, c.translate.guide, "translate.guide")
     _check_size(run, tuple(c.data.size), "data.size")
     _check_size(run, (run.tile.height, run.tile.width), "translate.tile")
@@ -90,7 +105,8 @@ def _check_size(run: Experiment, size: tuple[int, int], field: str) -> None:
     image, step = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
     try:
         jax.eval_shape(*run.denoiser_network, image, step)
-        jax.eval_shape(*run.segmenter_network(), image)
+        for role in ("guide", "judge", "student"):
+            jax.eval_shape(*run.segmenter_network(role), image)
     except ValueError as error:
         raise InputError(f"config.{field} does not suit the networks: {error}") from error
 

@@ -58,7 +58,7 @@ class Comparison:
             raise InputError(
                 f"config.compare.seeds is {tuple(c.seeds)}: give different whole numbers in 0..{2**31 - 1}"
             )
-        if datasets["judge"] is not None and min(len(self.run.source), len(self.run.target), len(datasets["test"])) < 2:
+        if self.run.judged and min(len(self.run.source), len(self.run.target), len(datasets["test"])) < 2:
             raise InputError("compare measures distances between sets of images: give every data set at least two")
         translate = self.run.config.translate
         if "sgg_ptl" in c.methods and (translate.guide, translate.guidance) != ("adapted", "sgg"):
@@ -106,7 +106,7 @@ class Comparison:
     def _row(self, method: str, seed: int) -> dict[str, Any]:
         way, setting, run = METHODS[method], self._setting(method), self.run.with_seed(seed)
         dataset = self._images(run, method, setting)
-        student = run.segmenter(self._student(run, method, setting, dataset))
+        student = run.segmenter(self._student(run, method, setting, dataset), "student")
         on_test = self._score(student, "test", f"score {method}, seed {seed}")
         return {
             "method": method,
@@ -135,7 +135,7 @@ class Comparison:
         for setting in candidates:
             if str(setting) not in found:
                 dataset = self._images(self.run, method, setting)
-                student = self.run.segmenter(self._student(self.run, method, setting, dataset))
+                student = self.run.segmenter(self._student(self.run, method, setting, dataset), "student")
                 miou = self._score(student, "val", f"{method}, {field[:-1]} {setting} on val")["miou"]
                 found[str(setting)] = {"setting": setting, "val_miou": miou}
                 write_json(path, list(found.values()))
@@ -169,13 +169,13 @@ class Comparison:
 
     def _judged(self, method: str, dataset: Dataset) -> dict[str, float | None]:
         """How far the judge finds the labels in the images, and how far its features are from the target's."""
-        if self.run.datasets["judge"] is None:
+        if not self.run.judged:
             return {"agreement": None, "distance": None, "kid": None}
         if method == "oracle":  # what real images that the judge has not seen score: the best there is to reach
             dataset = self.run.datasets["test"] or dataset
         found = self._describe(dataset, f"features of {method}")
         return {
-            "agreement": scored(self.run, self.run.judge(), dataset, f"judge {method}")["miou"],
+            "agreement": scored(self.run, self.run.segmenter_at("judge"), dataset, f"judge {method}")["miou"],
             "distance": frechet(found, self._target_features),
             "kid": kid(found, self._target_features),
         }
@@ -183,7 +183,7 @@ class Comparison:
     @cached_property
     def _features(self) -> Any:
         """The judge's deepest features, averaged over the image."""
-        return Partial(self.run.segmenter_network()[0].of("features"), self.run.segmenter_params("judge"))
+        return Partial(self.run.segmenter_network("judge")[0].of("features"), self.run.segmenter_params("judge"))
 
     @cached_property
     def _target_features(self) -> np.ndarray:

@@ -24,6 +24,7 @@ from sgg_jax.data.fit import fitted
 from sgg_jax.data.loader import Batches, class_pixels, label_histogram
 from sgg_jax.errors import InputError
 from sgg_jax.evaluation import sure_predictions
+from sgg_jax.given import Given, is_directory, open_given
 from sgg_jax.models import DENOISERS, SEGMENTERS, Apply, build
 from sgg_jax.parameterization import PREDICTIONS, WEIGHTINGS
 from sgg_jax.prediction import Views
@@ -41,6 +42,11 @@ STREAMS = ("denoiser", "source", "judge", "adapt", "student", "collage")
 """What has a seed of its own."""
 STARTS = ("image", "grey", "collage")
 """What is noised: the source image, its brightness alone, or its regions in the target's pixels."""
+
+
+def role_of(place: str) -> str:
+    """What a segmenter in that directory of a run is: "guide", "judge" or "student"."""
+    return {"source": "guide", "adapt": "guide", "judge": "judge"}.get(place.split("/")[0], "student")
 
 
 class Experiment:
@@ -160,23 +166,50 @@ class Experiment:
 
     @cached_property
     def denoiser_network(self) -> tuple[Callable[..., Any], Params]:
-        """(apply, fresh weights); apply gives the predicted noise, whatever the network puts out."""
+        """(apply, weights that training starts from); apply gives the predicted noise whatever the network gives."""
         c = self.config.denoiser
-        network = choose(DENOISERS, c.network, "denoiser.network")
-        apply, params = self._network("denoiser", network, self.seed("denoiser"))
+        name = c.weights if is_directory(c.weights) else c.network
+        apply, params = self._network(DENOISERS, "denoiser", name, "denoiser.network", self.seed("denoiser"))
         return choose(PREDICTIONS, c.prediction, "denoiser.prediction")(apply, c.schedule, c.total), params
 
-    def segmenter_network(self, stream: str = "source") -> tuple[Apply, Params]:
-        """(apply, fresh weights of that stream); apply is the same for all."""
-        network = choose(SEGMENTERS, self.config.segmenter.network, "segmenter.network")
-        return self._network("segmenter", network, self.seed(stream), classes=len(self.names))
+    def segmenter_network(self, role: str = "guide", stream: str = "source") -> tuple[Apply, Params]:
+        """(apply, weights of that stream that training starts from); apply is the same for all of a role.
 
-    def _network(self, kind: str, network: Any, seed: int, **options: Any) -> tuple[Apply, Params]:
-        name = self.config[kind].network
+        role: "guide" (the first, and PTL's), "judge" or "student"; all are config.segmenter.network where no other is
+        given for them.
+        """
+        return self._network(SEGMENTERS, "segmenter", *self._named_for(role), self.seed(stream))
+
+    def _named_for(self, role: str) -> tuple[str, str]:
+        """What the config names as a role's segmenter, and the field that does."""
+        c = self.config
+        return {
+            "guide": (c.segmenter.network, "segmenter.network"),
+            "judge": (c.segmenter.judge or c.segmenter.network, "segmenter.judge"),
+            "student": (c.student.network or c.segmenter.network, "student.network"),
+        }[role]
+
+    def segmenter_story(self, role: str) -> dict[str, Any]:
+        """What a segmenter of a role is, as open_given reads it."""
+        kind, options, _ = self._described(SEGMENTERS, "segmenter", *self._named_for(role))
+        return {"network": kind, "options": {**options, "classes": len(self.names)}, "names": self.names}
+
+    def _described(self, table: dict[str, Any], section: str, name: str, field: str) -> tuple[str, Any, Given | None]:
+        """A network's name in the table, its options, and the directory that both are from, if one is named."""
+        given = None if name in table else open_given(name, field)
+        kind = given.network if given else name
+        choose(table, kind, field)
+        return kind, {**self.config[section][kind].to_dict(), **(given.options if given else {})}, given
+
+    def _network(self, table: dict[str, Any], section: str, name: str, field: str, seed: int) -> tuple[Apply, Params]:
+        """The network of that name, fresh, as config.<section> describes it; or that of a directory, its weights in."""
+        kind, options, given = self._described(table, section, name, field)
+        names = self.names if section == "segmenter" else []
         try:
-            return build(network, seed, **self.config[kind][name].to_dict(), **options)
+            apply, params = build(table[kind], seed, **options, **({"classes": len(names)} if names else {}))
         except ValueError as error:
-            raise InputError(f"config.{kind}.{name} does not describe a network: {error}") from error
+            raise InputError(f"config.{section}.{kind} does not describe a network: {error}") from error
+        return apply, given.into(params, names) if given else params
 
     def denoiser(self) -> Denoiser:
         """The given or trained denoiser (EMA weights)."""
@@ -186,17 +219,30 @@ class Experiment:
             return Partial(apply, load_pretrained(locate(given), params))
         return Partial(apply, load_weights(self.shared / "denoiser" / "checkpoints", params))
 
+    def given_segmenter(self, place: str) -> str:
+        """The directory of the network that is used as it is in the place of one that is trained; "" for none."""
+        c = self.config.segmenter
+        return {"judge": c.judge, "source": c.network if c.as_it_is else ""}.get(place, "")
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is a judge, given or to be trained."""
+        return bool(self.config.segmenter.judge) or self.datasets["judge"] is not None
+
     def segmenter_params(self, place: str) -> Params:
-        """Weights of a trained segmenter, by its directory below the run's."""
+        """Weights of a finished segmenter, by its directory below the run's."""
+        fresh, given = self.segmenter_network(role_of(place))[1], self.given_segmenter(place)
+        if given:
+            return open_given(given, "segmenter").into(fresh, self.names, whole=True)
         root = self.shared if place == "judge" else self.workdir
-        return load_weights(root / place / "checkpoints", self.segmenter_network()[1])
+        return load_weights(root / place / "checkpoints", fresh)
 
-    def judge(self) -> Segmenter:
-        """The network trained with target labels, which guides nothing."""
-        return self.segmenter(self.segmenter_params("judge"))
+    def segmenter_at(self, place: str) -> Segmenter:
+        """A finished segmenter, by its directory below the run's."""
+        return self.segmenter(self.segmenter_params(place), role_of(place))
 
-    def segmenter(self, params: Params) -> Segmenter:
-        return Partial(self.segmenter_network()[0], params)
+    def segmenter(self, params: Params, role: str = "guide") -> Segmenter:
+        return Partial(self.segmenter_network(role)[0], params)
 
     # training --------------------------------------------------------------------------------------------------------
 
@@ -212,8 +258,8 @@ class Experiment:
             return common
         return (common or NONE)._replace(**c.guide.to_dict())
 
-    def segmenter_objective(self, strength: Strength | None) -> Objective:
-        return segmenter_objective(self.segmenter_network()[0], strength)
+    def segmenter_objective(self, strength: Strength | None, role: str = "guide") -> Objective:
+        return segmenter_objective(self.segmenter_network(role)[0], strength)
 
     def denoiser_objective(self) -> Objective:
         return denoiser_objective(self.denoiser_network[0], self.config.denoiser.flip)

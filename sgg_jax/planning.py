@@ -101,12 +101,12 @@ def plan(run: Experiment, stages: list[str]) -> Plan:
 
 def _stage_rows(run: Experiment, calibration: Calibration, stage: str) -> list[Row]:
     c = run.config
-    source, target, judge, test = run.source, run.target, run.datasets["judge"], run.datasets["test"]
+    source, target, test = run.source, run.target, run.datasets["test"]
     if stage == "train_denoiser":
         rows = [_looking(calibration)]
         return rows if c.denoiser.weights else [_training(calibration, stage, "denoiser", target, 1), *rows]
     if stage == "train_segmenter":
-        return [_training(calibration, stage, "segmenter", source, 1 if judge is None else 2)]
+        return [_training(calibration, stage, "segmenter", source, trained_segmenters(run))]
     if stage == "train_student":
         return [_training(calibration, stage, "student", source, 1)]
     if stage == "adapt":
@@ -126,10 +126,16 @@ def _stage_rows(run: Experiment, calibration: Calibration, stage: str) -> list[R
     if stage == "evaluate":
         rows = [] if test is None else [_scoring(calibration, "evaluate: networks", test, 4 * len(test))]
         compared = min(c.translate.unguided, len(source))
-        if judge is not None and compared:
+        if run.judged and compared:
             rows.append(_scoring(calibration, "evaluate: translations", source, 2 * compared))
         return rows
     return []
+
+
+def trained_segmenters(run: Experiment) -> int:
+    """How many networks train_segmenter trains: the source's and the judge's, but for those that are given."""
+    there = {"source": True, "judge": run.datasets["judge"] is not None}
+    return sum(there[place] and not run.given_segmenter(place) for place in there)
 
 
 def _scoring(calibration: Calibration, title: str, dataset: Dataset, images: int) -> Row:
@@ -247,7 +253,7 @@ def disk(run: Experiment, stages: list[str]) -> float:
     images = len(run.source) * image
     parts = {
         "train_denoiser": 0.0 if run.config.denoiser.weights else denoiser,
-        "train_segmenter": segmenter * (2 if run.datasets["judge"] is not None else 1),
+        "train_segmenter": segmenter * trained_segmenters(run),
         "adapt": rounds * (segmenter + images),
         "translate": images + min(run.config.translate.unguided, len(run.source)) * image,
         "train_student": segmenter,

@@ -24,9 +24,11 @@ SHIPPED = {"streets": Path(__file__).parent / "shipped" / "streets_denoiser.safe
 
 
 def locate(name: str, field: str = "weights") -> Path:
-    """The file of a shipped denoiser, or the path that `name` is; InputError, naming the field of config.denoiser,
-    where there is no such file."""
+    """The file of a shipped denoiser, or the path that `name` is, a directory of weights.safetensors included;
+    InputError, naming the field of config.denoiser, where there is no such file."""
     path = SHIPPED.get(name, Path(name))
+    if path.is_dir():
+        path = path / "weights.safetensors"
     if not path.is_file():
         raise InputError(
             f"config.denoiser.{field} is {name!r}, and there is no such file: give a .safetensors file, one of "
@@ -37,7 +39,7 @@ def locate(name: str, field: str = "weights") -> Path:
 
 def save_weights(path: Path, params: Params, story: dict[str, Any]) -> None:
     """Writes float16 weights and `story`, a JSON value by name, whole or not at all."""
-    arrays = {name: np.asarray(leaf, np.float16) for name, leaf in _named(params).items()}
+    arrays = {name: np.asarray(leaf, np.float16) for name, leaf in named(params).items()}
     write_bytes(path, save(arrays, metadata={name: json.dumps(value) for name, value in story.items()}))
 
 
@@ -63,7 +65,7 @@ def load_pretrained(path: Path, like: Params) -> Params:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(f"{path} is no whole safetensors file: {error}") from error
-    needed = _named(like)
+    needed = named(like)
     for name in sorted(found.keys() | needed.keys()):
         shapes = [list(side[name].shape) if name in side else "no such weight" for side in (found, needed)]
         if shapes[0] != shapes[1]:
@@ -75,7 +77,7 @@ def load_pretrained(path: Path, like: Params) -> Params:
     return jax.tree.unflatten(treedef, [jnp.asarray(found[name], jnp.float32) for name in needed])
 
 
-def _named(params: Params) -> dict[str, Any]:
+def named(params: Params) -> dict[str, Any]:
     """Leaves by dotted name, in the tree's order."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

@@ -2,19 +2,29 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes beside and renames, so that the file is never half there. Folders are made as needed."""
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that comes to its name at the end, so that it is never half there. Folders are made as needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        beside.write_bytes(data)
+        with beside.open("wb") as file:
+            yield file
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file whole, or not at all."""
+    with whole(path) as file:
+        file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:

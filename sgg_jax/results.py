@@ -34,7 +34,7 @@ def networks(run: Experiment) -> dict[str, str]:
         "PTL's last guide": (adapted_place(run), "adapt"),
         "student on translations": ("student", "train_student"),
     }
-    if run.datasets["judge"] is not None:
+    if run.judged:
         stages["judge (target labels)"] = ("judge", "train_segmenter")
     return {title: place for title, (place, stage) in stages.items() if run.stages.result(stage) is not None}
 

@@ -88,7 +88,7 @@ def prediction_sheet(run: Experiment, count: int) -> Any:
     columns: list[Iterable[np.ndarray]] = [images, truth]
     titles = ["target image", "labels"]
     for title, place in networks(run).items():
-        network = run.segmenter(run.segmenter_params(place))
+        network = run.segmenter_at(place)
         found = predictions(network, images, run.config.evaluate.batch_size, run.mesh)
         columns.append([colorize(labels, test.classes) for labels in found])
         titles.append(title)
@@ -141,8 +141,8 @@ def gallery_sheet(run: Experiment, rows: list[dict[str, Any]], count: int) -> An
     if "sgg_ptl" in sets:
         translated, size = columns[-1], run.config.evaluate.batch_size
         for title, place in (("seen by the judge", "judge"), ("by the student", "student")):
-            if (run.workdir / place).is_dir():
-                seen = predictions(run.segmenter(run.segmenter_params(place)), translated, size, run.mesh)
+            if run.judged if place == "judge" else (run.workdir / place).is_dir():
+                seen = predictions(run.segmenter_at(place), translated, size, run.mesh)
                 columns.append([colorize(labels, run.source.classes) for labels in seen])
                 titles.append(title)
     return sheet([list(row) for row in zip(*columns, strict=True)], titles, classes=run.source.classes)

@@ -23,9 +23,11 @@ from sgg_jax.data import streets
 from sgg_jax.data.dataset import Dataset
 from sgg_jax.data.exports import open_export
 from sgg_jax.evaluation import Seen, denoising_error, examine, summary, tally
-from sgg_jax.experiment import Experiment
+from sgg_jax.experiment import Experiment, role_of
+from sgg_jax.given import save_network
 from sgg_jax.pretrained import load_pretrained, locate, read_story, save_weights, trained_steps
 from sgg_jax.progress import track
+from sgg_jax.published.importing import WEIGHTS
 from sgg_jax.records import write_json, write_text
 from sgg_jax.results import (
     HELD_OUT_LEVELS,
@@ -110,11 +112,14 @@ def look_at_denoiser(run: Experiment) -> None:
 
 def train_segmenter(run: Experiment) -> dict[str, Any]:
     """The source segmenter (the first guide) and, where the target has labels for it, the judge."""
-    judged = run.datasets["judge"]
-    fit_segmenter(run, "source", run.source, "segmenter", label="source segmenter")
-    if judged is not None:
-        fit_segmenter(run, "judge", judged, "segmenter", label="judge")
-    return {"source_images": len(run.source), "judge_images": len(judged or [])}
+    images: dict[str, Dataset | None] = {"source": run.source, "judge": run.datasets["judge"]}
+    for place, label in (("source", "source segmenter"), ("judge", "judge")):
+        given, dataset = run.given_segmenter(place), images[place]
+        if given:
+            say(f"the {label} is the network in {given}, as it is")
+        elif dataset is not None:
+            fit_segmenter(run, place, dataset, "segmenter", label=label)
+    return {"source_images": len(run.source), "judge_images": len(images["judge"] or [])}
 
 
 def fit_segmenter(
@@ -124,13 +129,14 @@ def fit_segmenter(
     """Trains a segmenter by the recipe of config.<section>, in `place` or the directory named after its stream.
 
     stream: of its seeds (experiment.STREAMS), guides are augmented as guides; start: weights to start from, by default
-    fresh ones; plain: without augmentation.
+    fresh ones; plain: without augmentation. In its own directory weights.safetensors is left, too (see given.py).
     """
-    recipe, seed, place = run.recipe(section), run.seed(stream), place or run.workdir / stream
-    return fit(
+    recipe, seed, own = run.recipe(section), run.seed(stream), place is None
+    place = place or run.workdir / stream
+    weights = fit(
         place,
-        run.segmenter_objective(None if plain else run.strength(stream)),
-        run.segmenter_network(stream)[1] if start is None else start,
+        run.segmenter_objective(None if plain else run.strength(stream), role_of(stream)),
+        run.segmenter_network(role_of(stream), stream)[1] if start is None else start,
         jnp.asarray(run.class_weights(dataset)),
         run.batches(dataset, recipe.batch_size, seed, place),
         recipe,
@@ -138,6 +144,9 @@ def fit_segmenter(
         mesh=run.mesh,
         label=label,
     )
+    if own:  # one of the run's three: left as a directory that another run can be given
+        save_network(place / WEIGHTS, weights, run.segmenter_story(role_of(stream)))
+    return weights
 
 
 def train_student(run: Experiment) -> dict[str, Any]:
@@ -208,13 +217,13 @@ def evaluate(run: Experiment) -> dict[str, Any]:
     test = run.datasets["test"]
     if test is not None:
         for title, place in networks(run).items():
-            found = seen_by(run, run.segmenter(run.segmenter_params(place)), test, f"score {title}")
+            found = seen_by(run, run.segmenter_at(place), test, f"score {title}")
             shown = list(islice(found, run.config.evaluate.overlays))
             scores["networks"][title] = summary(tally(chain(shown, found), len(run.names)), run.names)
             evaluation_pictures(run, title, place, scores["networks"][title], shown)
-    if (run.workdir / "judge").is_dir():
+    if run.judged:
         for title, dataset in guided_and_unguided(run).items():
-            agreement = scored(run, run.judge(), dataset, f"judge {title} translations")
+            agreement = scored(run, run.segmenter_at("judge"), dataset, f"judge {title} translations")
             scores["agreement"][title] = {"images": len(dataset), **agreement}
     write_json(run.workdir / "scores.json", scores)
     write_text(run.workdir / "scores.csv", score_csv(scores))

@@ -108,7 +108,7 @@ def test_a_whole_run_compiles_each_function_once(finished):
     run = pipeline.Experiment(tiny(), finished)
     for depth in (200, 300):
         for place in ("source", "adapt/round1"):
-            guide = run.segmenter(run.segmenter_params(place))
+            guide = run.segmenter_at(place)
             images = translate_all(
                 run.denoiser(), guide, run.schedule(depth), run.source, [0, 1], run.knobs, batch_size=4,
                 method=run.method(), mesh=run.mesh, tile=run.tile,
