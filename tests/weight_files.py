@@ -85,11 +85,12 @@ def zipped(value, storages=None, *, root="net", more=(), **changes):
     return written.getvalue()
 
 
-def legacy(value, storages=None, *, keys=None, itemsize=4, machine=b"}"):
-    """The legacy form: a pickle's opcodes and bytes by storage key."""
+def legacy(value, storages=None, *, keys=None, itemsizes=None, machine=b"}"):
+    """The legacy form: as above; `itemsizes` by storage key, where values do not take 4 bytes."""
     storages = {"0": VALUES.tobytes()} if storages is None else storages
     keys = listed(*map(text, storages)) if keys is None else keys
-    raw = [struct.pack("<q", len(data) // itemsize) + data for data in storages.values()]
+    sizes = dict.fromkeys(storages, 4) | (itemsizes or {})
+    raw = [struct.pack("<q", len(data) // sizes[key]) + data for key, data in storages.items()]
     return MAGIC + VERSION + pickled(machine) + pickled(value) + pickled(keys) + b"".join(raw)
 
 
