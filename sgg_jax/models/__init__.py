@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from sgg_jax.models.adm import ADM as ADM
 from sgg_jax.models.deeplab import DeepLabV2 as DeepLabV2
 from sgg_jax.models.functional import Apply as Apply
 from sgg_jax.models.functional import functional as functional
+from sgg_jax.models.functional import outline as outline
 from sgg_jax.models.segmenter import EncoderDecoder as EncoderDecoder
 from sgg_jax.models.unet import UNet as UNet
 
-DENOISERS = {"unet": UNet}
+DENOISERS = {"unet": UNet, "adm": ADM}
 SEGMENTERS = {"encoder_decoder": EncoderDecoder, "deeplab": DeepLabV2}
 
 

@@ -117,8 +117,8 @@ def _size(shapes: Mapping[str, tuple[int, ...]], key: str, axis: int) -> int:
 
 def _told(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """The options that shapes tell, if they are an ADM's."""
-    rows = len({key.split(".")[1] for key in shapes if key.startswith("output_blocks.")})
-    grown = re.compile(r"output_blocks\.(\d{1,4})\.[12]\.(in_layers\.2|conv)\.weight")
+    rows = max(1, len({key.split(".")[1] for key in shapes if key.startswith("output_blocks.")}))
+    grown = re.compile(r"output_blocks\.(\d{1,3})\.[12]\.(in_layers\.2|conv)\.weight")
     growing = {int(found[1]): found[2] for key in shapes if (found := grown.fullmatch(key))}
     # A level ends with the first row up that resizes; where that takes no weights, with a row down that has none.
     empty = (n for n in range(1, rows) if f"input_blocks.{n}.0.in_layers.2.weight" not in shapes)
