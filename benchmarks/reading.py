@@ -29,6 +29,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from lookalikes import gta5  # noqa: E402
 
+from configs import default  # noqa: E402
 from sgg_jax.data.crops import Crop  # noqa: E402
 from sgg_jax.data.dataset import Dataset  # noqa: E402
 from sgg_jax.data.loader import Batches  # noqa: E402
@@ -37,7 +38,8 @@ from sgg_jax.data.preparing import Preparation  # noqa: E402
 from sgg_jax.data.public import LAYOUTS, open_public  # noqa: E402
 from sgg_jax.devices import data_mesh  # noqa: E402
 from sgg_jax.models import SEGMENTERS, build  # noqa: E402
-from sgg_jax.training import Recipe, fit, segmenter_objective  # noqa: E402
+from sgg_jax.optimization import Recipe  # noqa: E402
+from sgg_jax.training import fit, segmenter_objective  # noqa: E402
 
 ORIGINAL, SIZE, CROP = (1056, 1920), (720, 1280), (256, 256)
 STEPS, BATCH = 12, 4
@@ -57,7 +59,7 @@ def reading_rate(dataset: Dataset, repeats: int) -> list[float]:
 def data_wait(dataset: Dataset, workers: int, directory: Path) -> dict[str, float]:
     """Share of the time of a few training steps that was spent waiting for data, and steps a second."""
     apply, params = build(SEGMENTERS["encoder_decoder"], 0, classes=19, widths=(32, 64, 96), blocks=2, patch=2)
-    recipe = Recipe(STEPS, BATCH, 1e-3, 1, 0.01, 1.0, 0.99, STEPS)
+    recipe = Recipe(**{**default.training(STEPS, BATCH, 1e-3).to_dict(), "save_every": STEPS})
     batches = Batches(dataset, BATCH, 0, cache_bytes=0, crop=Crop(CROP), workers=workers)
     place = directory / f"workers{workers}"
     fit(place, segmenter_objective(apply, None), params, np.ones(19, np.float32), batches, recipe,

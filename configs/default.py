@@ -7,15 +7,23 @@ from ml_collections import ConfigDict
 
 
 def training(steps: int, batch_size: int, learning_rate: float) -> ConfigDict:
-    """How one network is trained: AdamW, linear warm-up, cosine decay to 0 (sgg_jax/training.py)."""
+    """How one network is trained (sgg_jax/optimization.py)."""
     return ConfigDict(
         dict(
             steps=steps,
             batch_size=batch_size,  # images a step, over all devices
             learning_rate=learning_rate,  # peak
+            optimizer="adamw",  # or "sgd", with momentum 0.9
+            schedule="cosine",  # of the learning rate, to 0; or "poly", (1 - t / steps)^power
+            power=0.9,  # of "poly"
             warmup=100,  # steps
-            weight_decay=0.01,  # decoupled (AdamW)
-            clip=1.0,  # largest global norm of the gradient
+            weight_decay=0.01,  # decoupled with AdamW
+            decay_all=True,  # False spares biases and norms
+            b2=0.99,  # decay of Adam's second moment
+            # ((start of names, factor), ...): other learning rates for parts of a network, as ("head.", 10.0); of those
+            # that fit a weight's dotted name (`main.py describe` lists them) the first counts.
+            rates=(),
+            clip=1.0,  # largest global norm of the gradient; 0 for any
             ema=0.998,  # decay of the weight average that is used afterwards
             save_every=200,  # steps between checkpoints: what a kill can cost
         )

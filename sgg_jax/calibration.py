@@ -86,7 +86,7 @@ class Calibration:
             objective = run.segmenter_objective(run.strength(STREAMS.get(section, section)))
             params = run.segmenter_network()[1]
             constants = jnp.ones(len(run.names))
-        step = make_step(objective, recipe.weight_decay, recipe.clip, recipe.ema)
+        step = make_step(objective, recipe.rule)
         state, constants = replicate((init_state(params, recipe), constants), run.mesh)
         batch = run.batches(dataset, recipe.batch_size, 0)(0)
         batch = shard({name: batch[name] for name in ("image", "labels") if name in batch}, run.mesh)

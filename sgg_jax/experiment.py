@@ -26,6 +26,7 @@ from sgg_jax.errors import InputError
 from sgg_jax.evaluation import sure_predictions
 from sgg_jax.given import Given, is_directory, open_given
 from sgg_jax.models import DENOISERS, SEGMENTERS, Apply, build
+from sgg_jax.optimization import Recipe
 from sgg_jax.parameterization import PREDICTIONS, WEIGHTINGS
 from sgg_jax.prediction import Views
 from sgg_jax.pretrained import load_pretrained, locate
@@ -33,7 +34,7 @@ from sgg_jax.progress import Progress, track
 from sgg_jax.records import write_bytes
 from sgg_jax.roles import choose, open_roles
 from sgg_jax.tiling import Tile, tile_of, tiled
-from sgg_jax.training import Objective, Recipe, class_weights, denoiser_objective, segmenter_objective
+from sgg_jax.training import Objective, class_weights, denoiser_objective, segmenter_objective
 from sgg_jax.translation import Knobs, Method
 from sgg_jax.types import Array, Denoiser, Params, Segmenter
 from sgg_jax.workdir import Stages
@@ -272,7 +273,10 @@ class Experiment:
 
     def recipe(self, section: str) -> Recipe:
         """Recipe of config.<section>.training."""
-        recipe = Recipe(**self.config[section].training.to_dict())
+        try:
+            recipe = Recipe(**self.config[section].training.to_dict())
+        except InputError as error:
+            raise InputError(f"config.{section}.{error}") from error
         if min(recipe.steps, recipe.batch_size, recipe.save_every) < 1:
             raise InputError(f"config.{section}.training: steps, batch_size and save_every must be at least 1")
         return recipe

@@ -1,4 +1,4 @@
-"""One training loop for every network: AdamW with warm-up and cosine decay, EMA weights, exact resume."""
+"""One training loop for every network: a recipe of optimization.py, EMA weights, exact resume."""
 
 import time
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from sgg_jax.data.loader import Waiting, prefetch
 from sgg_jax.devices import check_batch, replicate, shard_part
 from sgg_jax.errors import InputError
 from sgg_jax.losses import denoising_loss, segmentation_loss
+from sgg_jax.optimization import Recipe, Rule, learning_rates, optimizer
 from sgg_jax.progress import Progress
 from sgg_jax.records import LineLog
 from sgg_jax.types import Array, Batch, Params, to_float
@@ -34,20 +35,6 @@ class TrainState:
     ema: Params  # exponential moving average of params: the weights that are used
     optimizer: Any
     step: Array  # int32 [], steps done
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained; the fields of a `training` section of the config."""
-
-    steps: int
-    batch_size: int
-    learning_rate: float  # peak
-    warmup: int  # steps of linear warm-up
-    weight_decay: float
-    clip: float  # largest global norm of the gradient
-    ema: float  # decay of the weight average, reached after a ramp (1 + t) / (10 + t)
-    save_every: int  # steps between checkpoints
 
 
 @cache
@@ -92,53 +79,36 @@ def class_weights(histogram: np.ndarray, power: float) -> np.ndarray:
     return (weights / mean).astype(np.float32)
 
 
-def optimizer(weight_decay: float, clip: float) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019) for a learning rate of 1, after clipping by global norm."""
-    return optax.chain(
-        optax.clip_by_global_norm(clip),
-        optax.scale_by_adam(b2=0.99),
-        optax.add_decayed_weights(weight_decay),
-        optax.scale(-1.0),
-    )
-
-
 def init_state(params: Params, recipe: Recipe) -> TrainState:
     """A fresh state. Arrays are copied: training donates its state, and EMA must not alias the parameters."""
     return TrainState(
         params=jax.tree.map(jnp.array, params),
         ema=jax.tree.map(jnp.array, params),
-        optimizer=optimizer(recipe.weight_decay, recipe.clip).init(params),
+        optimizer=optimizer(recipe.rule).init(params),
         step=jnp.int32(0),
     )
 
 
 @cache
-def make_step(objective: Objective, weight_decay: float, clip: float, ema: float) -> Callable[..., Any]:
+def make_step(objective: Objective, rule: Rule) -> Callable[..., Any]:
     """The jitted step (state, constants, batch, seed, learning_rate) -> (state, {"loss", "grad_norm"}).
 
     Cached, and everything that differs between runs of one network is an operand: one compile serves them all.
     The state is donated. Randomness is fold_in(key(seed), step).
     """
-    transform = optimizer(weight_decay, clip)
+    transform = optimizer(rule)
 
     def step(state: TrainState, constants: Any, batch: Batch, seed: Array, learning_rate: Array) -> Any:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         loss, gradient = jax.value_and_grad(objective)(state.params, constants, batch, key)
         updates, optimizer_state = transform.update(gradient, state.optimizer, state.params)
         params = jax.tree.map(lambda p, u: p + learning_rate * u, state.params, updates)
-        decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
+        decay = jnp.minimum(rule.ema, (1.0 + state.step) / (10.0 + state.step))
         average = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradient)}
         return TrainState(params, average, optimizer_state, state.step + 1), metrics
 
     return jax.jit(step, donate_argnums=0)
-
-
-def learning_rates(recipe: Recipe) -> np.ndarray:
-    """Learning rate of every step: linear warm-up, then cosine decay, 0 one step after the end. [steps] float32."""
-    warmup = min(recipe.warmup, recipe.steps - 1)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, recipe.learning_rate, warmup, recipe.steps + 1)
-    return np.asarray(jax.vmap(schedule)(jnp.arange(1, recipe.steps + 1)), np.float32)
 
 
 def fit(
@@ -161,7 +131,7 @@ def fit(
     last checkpoint before it stays.
     """
     check_batch(recipe.batch_size, mesh, f"batch_size of {label}")
-    train_step = make_step(objective, recipe.weight_decay, recipe.clip, recipe.ema)
+    train_step = make_step(objective, recipe.rule)
     rates = learning_rates(recipe)
     with Checkpoints(directory / "checkpoints") as checkpoints:
         state = init_state(params, recipe)

@@ -14,22 +14,17 @@ from sgg_jax.augmentation import Strength, augment
 from sgg_jax.checkpoints import Checkpoints, load_weights
 from sgg_jax.errors import InputError
 from sgg_jax.losses import denoising_loss, segmentation_loss
+from sgg_jax.optimization import Recipe, learning_rates
 from sgg_jax.records import read_lines
 from sgg_jax.schedule import noise_schedule
-from sgg_jax.training import (
-    Recipe,
-    class_weights,
-    denoiser_objective,
-    fit,
-    init_state,
-    learning_rates,
-    make_step,
-    segmenter_objective,
-)
+from sgg_jax.training import class_weights, denoiser_objective, fit, init_state, make_step, segmenter_objective
 from sgg_jax.types import VOID, to_float
 
 FAST = {"xla_backend_optimization_level": 0}  # compiles in half the time
-RECIPE = Recipe(steps=11, batch_size=8, learning_rate=0.2, warmup=3, weight_decay=0.01, clip=1.0, ema=0.9, save_every=4)
+RECIPE = Recipe(
+    steps=11, batch_size=8, learning_rate=0.2, warmup=3, weight_decay=0.01, clip=1.0, ema=0.9, save_every=4,
+    optimizer="adamw", schedule="cosine", power=0.9, b2=0.99, decay_all=True, rates=(),
+)  # fmt: skip
 TRUTH = np.array([[1.0, -2.0], [0.5, 0.0], [-1.0, 3.0]], np.float32)
 PARAMS = {"line": {"slope": jnp.zeros((3, 2)), "offset": jnp.zeros(2)}}
 
@@ -250,7 +245,7 @@ def literal_adamw(recipe, seed, rates):
 
 @pytest.mark.parametrize("recipe", [replace(RECIPE, weight_decay=0.5), replace(RECIPE, clip=100.0, ema=0.15)])
 def test_steps_are_literal_adamw(recipe):
-    step = make_step(squares, recipe.weight_decay, recipe.clip, recipe.ema)
+    step = make_step(squares, recipe.rule)
     rates = learning_rates(recipe)[:4]
     state = init_state(PARAMS, recipe)
     for t, rate in enumerate(rates):
