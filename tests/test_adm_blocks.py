@@ -26,9 +26,9 @@ def literal_norm(x, scale=1.0, bias=0.0):
     return ((groups - groups.mean((1, 3), keepdims=True)) / deviation).reshape(x.shape) * scale + bias
 
 
-@pytest.mark.parametrize("mean", [0, 30, 100])
-def test_norm_keeps_its_digits_far_from_zero(mean):
-    x = draw(2, 16, 24, 64) + np.float32(mean)
+@pytest.mark.parametrize(("mean", "deviation"), [(0, 1), (30, 1), (100, 1), (0, 3e-3)])
+def test_norm_keeps_its_digits_far_from_zero_and_near_it(mean, deviation):
+    x = np.float32(deviation) * draw(2, 16, 24, 64) + np.float32(mean)
     scale, shift = draw(2, 64), draw(2, 64, seed=1)
     found = jax.jit(lambda x: GroupNorm(64)(x, (scale, shift)))(x)
     wanted = literal_norm(x) * (1 + scale[:, None, None]) + shift[:, None, None]
