@@ -204,6 +204,7 @@ def test_byte_order_of_the_zip_form(opened, order):
     )
     np.testing.assert_array_equal(opened(file)["w"], VALUES, strict=True)
     np.testing.assert_array_equal(opened(file)["b"], [False, True, True], strict=True)
+    np.testing.assert_array_equal(opened(file)["b"].view(np.uint8), [0, 1, 1])
 
 
 def test_legacy_form_is_little_endian_whatever_the_machine(opened):
