@@ -29,7 +29,7 @@ SHOWN = 12  # names of weights on the screen
 
 def _import(arguments: argparse.Namespace) -> None:
     with Progress(0, f"import {arguments.file.name}", unit="weight") as progress:
-        found = import_weights(arguments.kind, arguments.file, arguments.out, progress.advance)
+        found = import_weights(arguments.kind, arguments.file, arguments.out, progress.advance, arguments.preset)
     options = ", ".join(f"{name} {value}" for name, value in found["options"].items())
     print(
         f"{found['network']} in {arguments.out}: {options}\n"
@@ -108,6 +108,9 @@ def _parser(stage: str) -> argparse.ArgumentParser:
         found.add_argument("--kind", required=True, choices=KINDS, help="whose names and layout the file has")
         found.add_argument("--file", required=True, type=Path, help=".pt, .pth, .safetensors, or a SegFormer directory")
         found.add_argument("--out", required=True, type=Path, help="directory to write")
+        found.add_argument(
+            "--preset", default="", help="published configuration, for what leaves no trace in a file: adaptsegnet, ..."
+        )
     elif stage == "export_weights":
         found.add_argument("--network", required=True, type=Path, help="directory of a network: imported, or of a run")
         found.add_argument("--out", required=True, type=Path, help="directory to write")

@@ -19,17 +19,17 @@ from sgg_jax.data.public import LAYOUTS, open_public
 ROOT = Path(__file__).resolve().parents[1]
 SIZE, WINDOW = (24, 48), (16, 32)  # images are larger than what networks see: crops in training, tiles afterwards
 
+SEGFORMER = dict(widths=(8, 8, 8, 16), depths=(1, 1, 1, 1), heads=(1, 1, 1, 2), reductions=(2, 2, 1, 1), channels=8)
 TINY = [
     f"--config.data.size={WINDOW}",
     *(f"--config.data.{role}.size={SIZE}" for role in ("source", "target", "test")),
     "--config.data.workers=2",
-    "--config.denoiser.unet.widths=(32,32)",
-    "--config.denoiser.unet.attention=()",
-    "--config.denoiser.unet.blocks=1",
-    "--config.denoiser.unet.dtype=float32",
-    "--config.segmenter.encoder_decoder.widths=(8,16)",
-    "--config.segmenter.encoder_decoder.blocks=1",
-    "--config.segmenter.encoder_decoder.dtype=float32",
+    "--config.denoiser.adm.channels=32",
+    "--config.denoiser.adm.widths=(32,32)",
+    "--config.denoiser.adm.attention=()",
+    "--config.denoiser.adm.dtype=float32",
+    *(f"--config.segmenter.segformer.{name}={value}" for name, value in SEGFORMER.items()),
+    "--config.segmenter.segformer.dtype=float32",
     *(
         f"--config.{section}.training.{field}={value}"
         for section in ("denoiser", "segmenter", "adapt", "student")

@@ -11,11 +11,12 @@ from sgg_jax.models.deeplab import DeepLabV2 as DeepLabV2
 from sgg_jax.models.functional import Apply as Apply
 from sgg_jax.models.functional import functional as functional
 from sgg_jax.models.functional import outline as outline
+from sgg_jax.models.segformer import SegFormer as SegFormer
 from sgg_jax.models.segmenter import EncoderDecoder as EncoderDecoder
 from sgg_jax.models.unet import UNet as UNet
 
 DENOISERS = {"unet": UNet, "adm": ADM}
-SEGMENTERS = {"encoder_decoder": EncoderDecoder, "deeplab": DeepLabV2}
+SEGMENTERS = {"encoder_decoder": EncoderDecoder, "deeplab": DeepLabV2, "segformer": SegFormer}
 
 
 def build(network: Callable[..., nnx.Module], seed: int, **options: Any) -> tuple[Apply, dict[str, Any]]:

@@ -49,13 +49,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def import_weights(kind: str, path: Path, out: Path, advance: Callable[[], None] = lambda: None) -> dict[str, Any]:
+def import_weights(
+    kind: str, path: Path, out: Path, advance: Callable[[], None] = lambda: None, preset: str = ""
+) -> dict[str, Any]:
     """Reads published weights and writes out/weights.safetensors; returns, and writes into out/import.json, what they
     are and which of their tensors became which weights, were not used, or are missing.
 
-    advance is called for every weight. InputError where the weights do not fit (open_published), or out is no place.
+    advance is called for every weight; preset: see open_published. InputError where the weights do not fit (open_published), or out is no place.
     """
-    with open_published(kind, path) as published:
+    with open_published(kind, path, preset) as published:
         report = described(kind, published)
         kept = {name: shape for name, shape in published.ours.items() if name not in set(published.missing)}
 

@@ -6,7 +6,7 @@ All is told by names and shapes alone, and checked before a value is read.
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +152,10 @@ class Published:
 
 
 @contextmanager
-def open_published(kind: str, path: Path) -> Iterator[Published]:
+def open_published(kind: str, path: Path, preset: str = "") -> Iterator[Published]:
     """Weights of a kind, in a file, or for "segformer" also in a directory as Hugging Face publishes it.
+
+    preset: a name of PUBLISHED, for options that leave no trace in a file.
 
     InputError, in one sentence that names the tensor, where a file is not sound, or where a tensor is missing, has
     another shape, or is none of the network's.
@@ -172,11 +174,37 @@ def open_published(kind: str, path: Path) -> Iterator[Published]:
                 found = KINDS[kind](shapes)
             else:
                 found = Found("segformer", directory.options, directory.links, segformer.IGNORED, directory.names)
+            if preset:
+                found = as_published(found, preset)
             ours = our_shapes(found)
             check_shapes(shapes, their_shapes(found.links, ours), found.ignored)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         yield Published(path, found, ours, tensors)
+
+
+UNTOLD = (
+    *("rates", "normalisation", "stride_place", "ceil_pool", "align_corners"),
+    *("heads", "new_attention_order", "dilations", "epsilon"),
+)
+"""Options that leave no trace in names and shapes."""
+
+
+def as_published(found: Found, preset: str) -> Found:
+    """The same with UNTOLD options of a published configuration; InputError where that is of another network."""
+    network, options = PUBLISHED.get(preset, ("", {}))
+    if network != found.network:
+        fitting = ", ".join(name for name, (of, _) in PUBLISHED.items() if of == found.network)
+        raise InputError(f"--preset is {preset!r}, and these are weights of {found.network}: choose one of {fitting}")
+    links = [link for link in found.links if not _beyond(link, options)]
+    untold = {name: value for name, value in options.items() if name in UNTOLD}
+    return replace(found, options={**found.options, **untold}, links=links)
+
+
+def _beyond(link: Link, options: Mapping[str, Any]) -> bool:
+    """Whether a link is of a branch of the classifier that a DeepLabV2 of these options is without."""
+    branches = [int(name.split(".")[1]) for name in link.ours if name.startswith("aspp.")]
+    return "rates" in options and any(branch >= len(options["rates"]) for branch in branches)
 
 
 def check_shapes(shapes: Shapes, needed: Shapes, ignored: Sequence[str]) -> None:
