@@ -30,7 +30,8 @@ class MLPHead(nnx.Module):
 
     def __call__(self, maps: list[Array]) -> Array:
         """A linear layer of pixels commutes with interpolation, so each map meets its part of the fusing layer before
-        it is enlarged: exact, and 22% fewer multiplications for MiT-B5 (30% with the order that einsum finds)."""
+        it is enlarged, and einsum multiplies in the cheaper order: exact, and 354 GFLOP in place of 507 for MiT-B5 at
+        512x1024, 27 in place of 44 for B0."""
         height, width = maps[0].shape[1:3]
         parts = jnp.split(self.fuse.kernel[...][0, 0].astype(self.dtype), len(maps))
         fused = self.fuse.bias[...].astype(self.dtype)
