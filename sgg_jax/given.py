@@ -57,7 +57,9 @@ class Given:
                 if name in heads:
                     if order is None:
                         continue
-                    array = array.take(order, axis=heads[name])
+                    # sub-pixel logits: the classes of one place after the other
+                    groups = range(0, array.shape[heads[name]], len(order))
+                    array = array.take(np.concatenate([start + order for start in groups]), axis=heads[name])
                 found[name] = jnp.asarray(array, jnp.float32)
         leaves = named(params)
         for name in sorted(leaves.keys() | found.keys()):

@@ -55,7 +55,8 @@ def import_weights(
     """Reads published weights and writes out/weights.safetensors; returns, and writes into out/import.json, what they
     are and which of their tensors became which weights, were not used, or are missing.
 
-    advance is called for every weight; preset: see open_published. InputError where the weights do not fit (open_published), or out is no place.
+    advance is called for every weight; preset: see open_published. InputError where the weights do not fit
+    (open_published), or nothing can be written there.
     """
     with open_published(kind, path, preset) as published:
         report = described(kind, published)
