@@ -1,0 +1,180 @@
+"""Networks given as directories, as guide, judge, student and denoiser of a run."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from test_importing import ADM, SEGFORMER, drawn
+from test_pipeline import tiny
+
+from sgg_jax.errors import InputError
+from sgg_jax.experiment import Experiment
+from sgg_jax.given import class_order, open_given
+from sgg_jax.models import SEGMENTERS, build
+from sgg_jax.pipeline import main
+from sgg_jax.pretrained import named
+from sgg_jax.published.exporting import export_weights
+from sgg_jax.published.importing import import_weights
+
+NAMES = ("road", "sidewalk", "wall", "Traffic_Light", "sky")
+
+
+def hugging_face(path: Path, names=NAMES, seed=0):
+    """A directory as Hugging Face publishes it, and its weights in our names."""
+    ours, _ = drawn("segformer", seed)
+    options = {**SEGFORMER, "classes": len(names)}
+    if len(names) != 5:
+        _, params = build(SEGMENTERS["segformer"], seed, **options)
+        ours = {name: np.asarray(value) for name, value in named(params).items()}
+    shapes = {name: values.shape for name, values in ours.items()}
+    export_weights("segformer", options, tuple(names), shapes, ours.__getitem__, path)
+    return ours
+
+
+def fresh(classes):
+    return build(SEGMENTERS["segformer"], 1, **{**SEGFORMER, "classes": classes})[1]
+
+
+def test_classes_are_put_into_our_order():
+    assert class_order(NAMES, ["sky", "traffic light", "Road", "wall", "sidewalk"]).tolist() == [4, 3, 0, 2, 1]
+    assert class_order(NAMES, ["sky", "car", "road", "wall", "sidewalk"]) is None
+    assert class_order((), ["a", "b"]).tolist() == [0, 1]
+
+
+def test_weights_of_a_directory_with_classes_in_another_order(tmp_path):
+    ours = hugging_face(tmp_path / "hf")
+    given = open_given(str(tmp_path / "hf"), "segmenter.network")
+    assert given.network == "segformer" and given.classes == 5 and given.names == NAMES
+    order = ["sky", "traffic light", "road", "wall", "sidewalk"]
+    found = named(given.into(fresh(5), order, whole=True))
+    assert found.keys() == ours.keys()
+    for name, values in found.items():
+        wanted = ours[name].take([4, 3, 0, 2, 1], -1) if name.startswith("head.classify") else ours[name]
+        np.testing.assert_allclose(values, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c", "d", "e"], [*NAMES, "person"]])
+def test_of_other_classes_the_last_layer_stays_fresh(names, tmp_path):
+    ours = hugging_face(tmp_path / "hf")
+    given, start = open_given(str(tmp_path / "hf"), "x"), fresh(len(names))
+    found, before = named(given.into(start, names)), named(start)
+    for name, values in found.items():
+        if name.startswith("head.classify"):
+            np.testing.assert_array_equal(values, before[name])
+        else:
+            np.testing.assert_allclose(values, ours[name], rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match=r"without head\.classify\.\w+, or has it for other classes"):
+        given.into(start, names, whole=True)
+
+
+def test_of_an_encoder_alone_the_head_stays_fresh(tmp_path):
+    from safetensors.numpy import save_file
+
+    ours, theirs = drawn("mit")
+    save_file(theirs, tmp_path / "mit.safetensors")
+    import_weights("mit", tmp_path / "mit.safetensors", tmp_path / "mit")
+    given = open_given(str(tmp_path / "mit"), "x")
+    assert given.classes == 0 and "channels" not in given.options
+    found = named(given.into(fresh(5), NAMES))
+    np.testing.assert_allclose(found["encoder.stages.0.embed.kernel"], ours["encoder.stages.0.embed.kernel"], rtol=1e-6)
+    with pytest.raises(InputError, match=r"head\.\S+, or has it for other classes"):
+        given.into(fresh(5), NAMES, whole=True)
+
+
+def test_what_is_no_network_gets_a_sentence(tmp_path):
+    for name in ("resnet", str(tmp_path), str(tmp_path / "no")):
+        with pytest.raises(InputError, match=r"config\.segmenter\.network is .*no network has that name"):
+            open_given(name, "segmenter.network")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(InputError, match="model_type"):
+        open_given(str(tmp_path), "segmenter.network")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run whose denoiser is an imported ADM, whose guide and judge are Hugging Face directories, used as they are."""
+    from safetensors.numpy import save_file
+
+    place = tmp_path_factory.mktemp("given")
+    config = tiny()
+    streets = [info.name for info in Experiment(config, place).source.classes]
+    hugging_face(place / "guide", streets, seed=3)
+    hugging_face(place / "judge", streets[::-1], seed=4)
+    save_file(drawn("adm")[1], place / "adm.safetensors")
+    import_weights("adm", place / "adm.safetensors", place / "adm")
+    config.data.size = (32, 64)
+    config.denoiser.weights, config.denoiser.prediction = str(place / "adm"), "eps"
+    config.segmenter.network, config.segmenter.as_it_is = str(place / "guide"), True
+    config.segmenter.judge = str(place / "judge")
+    config.data.judge.name = "none"
+    config.student.network = "encoder_decoder"
+    main("run", config, place / "run")
+    return place, config, streets
+
+
+def test_a_run_on_given_networks(whole):
+    place, config, streets = whole
+    scores = json.loads((place / "run" / "scores.json").read_text())
+    assert {"first guide (source only)", "PTL's last guide", "student on translations"} <= scores["networks"].keys()
+    assert "judge (target labels)" in scores["networks"] and "guided" in scores["agreement"]
+    assert not (place / "run" / "source" / "checkpoints").exists() and not (place / "run" / "judge").exists()
+    run = Experiment(config, place / "run")
+    guide = named(run.segmenter_params("source"))
+    np.testing.assert_array_equal(guide["head.classify.kernel"].shape, (1, 1, 6, len(streets)))
+    adapted = named(run.segmenter_params("adapt/round2"))
+    assert adapted.keys() == guide.keys()  # PTL fine-tuned the given network
+    assert any(np.abs(adapted[name] - guide[name]).max() > 1e-4 for name in guide)
+    assert "stem.kernel" in named(run.segmenter_params("student"))  # an encoder_decoder
+    page = (place / "run" / "report.html").read_text()
+    assert "judge" in page
+
+
+def test_a_trained_student_can_be_given_on_and_exported(whole, tmp_path):
+    place, config, _ = whole
+    student = place / "run" / "student"
+    given = open_given(str(student), "segmenter.network")
+    assert given.network == "encoder_decoder"
+    run = Experiment(config, place / "run")
+    trained = named(run.segmenter_params("student"))
+    again = config.copy_and_resolve_references()
+    again.segmenter.network, again.student.network = str(student), ""
+    found = named(Experiment(again, tmp_path).segmenter_params("source"))
+    for name, values in trained.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+def test_a_directory_that_changed_is_noticed(whole):
+    place, config, streets = whole
+    hugging_face(place / "judge", streets[::-1], seed=5)
+    with pytest.raises(InputError, match="segmenter.judge_sha256"):
+        main("evaluate", config, place / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda c, p: c.segmenter.update(as_it_is=True), "only the network of a directory has weights"),
+        (lambda c, p: c.segmenter.update(judge=str(p / "adm")), "segmenter.judge is 'adm'|choose one of"),
+        (lambda c, p: c.denoiser.update(weights=str(p / "adm")), "denoiser.prediction = 'eps'"),
+        (lambda c, p: c.segmenter.update(network=str(p / "guide"), as_it_is=True), "trained first|does not suit"),
+    ],
+)
+def test_given_networks_that_do_not_fit_are_refused_at_once(change, sentence, whole, tmp_path):
+    place, _, _ = whole
+    config = tiny()
+    config.data.size = (32, 64)
+    hugging_face(tmp_path / "guide", NAMES)
+    (tmp_path / "adm").symlink_to(place / "adm")
+    change(config, tmp_path)
+    with pytest.raises(InputError, match=sentence):
+        main("train_segmenter", config, tmp_path / "run")
+
+
+def test_shapes_of_the_given_denoiser(whole):
+    place, config, _ = whole
+    apply, params = Experiment(config, place / "run").denoiser_network
+    x, step = jax.ShapeDtypeStruct((2, 32, 64, 3), np.float32), jax.ShapeDtypeStruct((2,), np.int32)
+    assert jax.eval_shape(apply, params, x, step).shape == (2, 32, 64, 3)
+    assert params["embed1"]["kernel"].shape == (ADM["channels"], 4 * ADM["channels"])
