@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# test,parity also installs what networks are compared with: PyTorch, for which Python 3.11 is needed
+EXTRAS ?= test
+TESTS ?= --cov --cov-report=term
 DEMO_CONFIG ?= configs/streets.py
 DEMO_WORKDIR ?= runs/streets
 
@@ -14,7 +17,7 @@ quick: $(VENV)/installed
 	$(BIN)/python main.py run --config configs/quick.py --workdir runs/quick
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -23,7 +26,7 @@ lint: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(EXTRAS)]"
 	touch $@
 
 clean:

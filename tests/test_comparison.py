@@ -23,6 +23,8 @@ from sgg_jax.report.comparison import TITLES
 
 METHODS = ("none_plain", "none", "color", "sdedit", "sgg", "sgg_ptl", "oracle")
 
+pytestmark = pytest.mark.whole
+
 
 def config(methods=METHODS, seeds=(0, 1)):
     found = tiny()

@@ -20,6 +20,8 @@ from sgg_jax.published.importing import import_weights
 
 NAMES = ("road", "sidewalk", "wall", "Traffic_Light", "sky")
 
+pytestmark = pytest.mark.whole
+
 
 def hugging_face(path: Path, names=NAMES, seed=0):
     """A directory as Hugging Face publishes it, and its weights in our names."""

@@ -258,6 +258,7 @@ def on_export(root: Path):
     return config
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("layout", "opened"), [("folders", on_folders), ("cityscapes", on_export)])
 def test_exported_streets_give_the_same_run_as_the_built_in(layout, opened, finished, tmp_path):
     config = tiny()

@@ -44,6 +44,8 @@ TINY = [
     "--config.report.examples=2",
 ]
 
+pytestmark = pytest.mark.whole
+
 
 def command(stage: str, config: str, workdir: Path, *settings: str) -> subprocess.CompletedProcess:
     line = [sys.executable, "main.py", stage, "--config", f"configs/{config}.py", "--workdir", str(workdir)]
