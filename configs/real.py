@@ -53,6 +53,7 @@ def get_config():
             steps=steps, batch_size=2, learning_rate=6e-5, schedule="poly", power=1.0, warmup=1500, weight_decay=0.01,
             decay_all=False, b2=0.999, rates=(("head.", 10.0),), clip=0.0, ema=0.999, save_every=1000,
         )  # fmt: skip
+    config.adapt.training.warmup = 150  # a tenth of the steps, a tenth of the warm-up
 
     config.translate.batch_size = 8
     config.translate.microbatch = 8

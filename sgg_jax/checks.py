@@ -107,6 +107,8 @@ def _check_size(run: Experiment, size: tuple[int, int], field: str) -> None:
         jax.eval_shape(*run.denoiser_network, image, step)
         for role in ("guide", "judge", "student"):
             jax.eval_shape(*run.segmenter_network(role), image)
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"config.{field} does not suit the networks: {error}") from error
 

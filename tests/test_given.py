@@ -23,16 +23,18 @@ NAMES = ("road", "sidewalk", "wall", "Traffic_Light", "sky")
 pytestmark = pytest.mark.whole
 
 
-def hugging_face(path: Path, names=NAMES, seed=0):
+def hugging_face(path: Path, names=NAMES, seed=0, **other):
     """A directory as Hugging Face publishes it, and its weights in our names."""
-    ours, _ = drawn("segformer", seed)
-    options = {**SEGFORMER, "classes": len(names)}
-    if len(names) != 5:
-        _, params = build(SEGMENTERS["segformer"], seed, **options)
-        ours = {name: np.asarray(value) for name, value in named(params).items()}
+    options = {**SEGFORMER, **other, "classes": len(names)}
+    rng = np.random.default_rng(seed)
+    leaves = named(build(SEGMENTERS["segformer"], seed, **options)[1])
+    ours = {n: np.asarray(v) + 0.1 * rng.standard_normal(v.shape).astype(np.float32) for n, v in leaves.items()}
     shapes = {name: values.shape for name, values in ours.items()}
     export_weights("segformer", options, tuple(names), shapes, ours.__getitem__, path)
     return ours
+
+
+SMALL = dict(depths=(1, 1, 1, 1), reductions=(2, 1, 1, 1))  # for images of 16 x 32
 
 
 def fresh(classes):
@@ -102,17 +104,18 @@ def whole(tmp_path_factory):
     place = tmp_path_factory.mktemp("given")
     config = tiny()
     streets = [info.name for info in Experiment(config, place).source.classes]
-    hugging_face(place / "guide", streets, seed=3)
-    hugging_face(place / "judge", streets[::-1], seed=4)
+    hugging_face(place / "guide", streets, seed=3, **SMALL)
+    hugging_face(place / "judge", streets[::-1], seed=4, **SMALL)
     save_file(drawn("adm")[1], place / "adm.safetensors")
     import_weights("adm", place / "adm.safetensors", place / "adm")
-    config.data.size = (32, 64)
     config.denoiser.weights, config.denoiser.prediction = str(place / "adm"), "eps"
     config.segmenter.network, config.segmenter.as_it_is = str(place / "guide"), True
     config.segmenter.judge = str(place / "judge")
     config.data.judge.name = "none"
     config.student.network = "encoder_decoder"
-    main("run", config, place / "run")
+    config.adapt.depths, config.translate.unguided, config.evaluate.overlays = (10,), 2, 0
+    for stage in ("train_denoiser", "train_segmenter", "adapt", "translate", "train_student", "evaluate"):
+        main(stage, config, place / "run")
     return place, config, streets
 
 
@@ -125,12 +128,10 @@ def test_a_run_on_given_networks(whole):
     run = Experiment(config, place / "run")
     guide = named(run.segmenter_params("source"))
     np.testing.assert_array_equal(guide["head.classify.kernel"].shape, (1, 1, 6, len(streets)))
-    adapted = named(run.segmenter_params("adapt/round2"))
+    adapted = named(run.segmenter_params("adapt/round1"))
     assert adapted.keys() == guide.keys()  # PTL fine-tuned the given network
     assert any(np.abs(adapted[name] - guide[name]).max() > 1e-4 for name in guide)
     assert "stem.kernel" in named(run.segmenter_params("student"))  # an encoder_decoder
-    page = (place / "run" / "report.html").read_text()
-    assert "judge" in page
 
 
 def test_a_trained_student_can_be_given_on_and_exported(whole, tmp_path):
@@ -149,7 +150,7 @@ def test_a_trained_student_can_be_given_on_and_exported(whole, tmp_path):
 
 def test_a_directory_that_changed_is_noticed(whole):
     place, config, streets = whole
-    hugging_face(place / "judge", streets[::-1], seed=5)
+    hugging_face(place / "judge", streets[::-1], seed=5, **SMALL)
     with pytest.raises(InputError, match="segmenter.judge_sha256"):
         main("evaluate", config, place / "run")
 
@@ -166,7 +167,6 @@ def test_a_directory_that_changed_is_noticed(whole):
 def test_given_networks_that_do_not_fit_are_refused_at_once(change, sentence, whole, tmp_path):
     place, _, _ = whole
     config = tiny()
-    config.data.size = (32, 64)
     hugging_face(tmp_path / "guide", NAMES)
     (tmp_path / "adm").symlink_to(place / "adm")
     change(config, tmp_path)
@@ -177,6 +177,6 @@ def test_given_networks_that_do_not_fit_are_refused_at_once(change, sentence, wh
 def test_shapes_of_the_given_denoiser(whole):
     place, config, _ = whole
     apply, params = Experiment(config, place / "run").denoiser_network
-    x, step = jax.ShapeDtypeStruct((2, 32, 64, 3), np.float32), jax.ShapeDtypeStruct((2,), np.int32)
-    assert jax.eval_shape(apply, params, x, step).shape == (2, 32, 64, 3)
+    x, step = jax.ShapeDtypeStruct((2, 16, 32, 3), np.float32), jax.ShapeDtypeStruct((2,), np.int32)
+    assert jax.eval_shape(apply, params, x, step).shape == (2, 16, 32, 3)
     assert params["embed1"]["kernel"].shape == (ADM["channels"], 4 * ADM["channels"])

@@ -1,12 +1,14 @@
 """Look-alikes of public data sets through the real command line: check, prepare, train, translate, adapt, evaluate."""
 
 import csv
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from lookalikes import OF_STREETS, acdc, cityscapes, gta5, scenes, synthia, zipped
@@ -15,21 +17,24 @@ from PIL import Image
 from sgg_jax.data.classes import CITYSCAPES
 from sgg_jax.data.exports import open_export
 from sgg_jax.data.public import LAYOUTS, open_public
+from sgg_jax.models import DENOISERS, SEGMENTERS, outline
+from sgg_jax.optimization import Recipe, learning_rates
+from sgg_jax.pretrained import named
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE, WINDOW = (24, 48), (16, 32)  # images are larger than what networks see: crops in training, tiles afterwards
 
-SEGFORMER = dict(widths=(8, 8, 8, 16), depths=(1, 1, 1, 1), heads=(1, 1, 1, 2), reductions=(2, 2, 1, 1), channels=8)
 TINY = [
     f"--config.data.size={WINDOW}",
     *(f"--config.data.{role}.size={SIZE}" for role in ("source", "target", "test")),
     "--config.data.workers=2",
-    "--config.denoiser.adm.channels=32",
-    "--config.denoiser.adm.widths=(32,32)",
-    "--config.denoiser.adm.attention=()",
-    "--config.denoiser.adm.dtype=float32",
-    *(f"--config.segmenter.segformer.{name}={value}" for name, value in SEGFORMER.items()),
-    "--config.segmenter.segformer.dtype=float32",
+    "--config.denoiser.network=unet",
+    "--config.denoiser.unet.widths=(32,32)",
+    "--config.denoiser.unet.attention=()",
+    "--config.denoiser.unet.blocks=1",
+    "--config.segmenter.network=encoder_decoder",
+    "--config.segmenter.encoder_decoder.widths=(8,16)",
+    "--config.segmenter.encoder_decoder.blocks=1",
     *(
         f"--config.{section}.training.{field}={value}"
         for section in ("denoiser", "segmenter", "adapt", "student")
@@ -123,3 +128,22 @@ def test_prepared_synthia_to_prepared_acdc(tmp_path):
     truth = next(scenes(1, "source"))[2]
     assert set(np.unique(open_export(str(tmp_path / "run" / "translated"))[0].labels)) <= {*np.unique(truth)}
     assert set(np.unique(truth)) <= {*OF_STREETS}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("*_to_*.py")))
+def test_networks_and_recipes_of_the_configs_fit(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    size = tuple(config.data.size)
+    for section, table in (("denoiser", DENOISERS), ("segmenter", SEGMENTERS)):
+        network = config[section].network
+        classes = {"classes": 19} if section == "segmenter" else {}
+        apply, params = outline(table[network](**config[section][network].to_dict(), **classes, rng=None))
+        inputs = [jax.ShapeDtypeStruct((2, *size, 3), np.float32)]
+        inputs += [jax.ShapeDtypeStruct((2,), np.int32)] if section == "denoiser" else []
+        assert jax.eval_shape(apply, params, *inputs).shape[:3] == (2, *size)
+        names = named(params)
+        for part in (section, *(("adapt", "student") if section == "segmenter" else ())):
+            recipe = Recipe(**config[part].training.to_dict())
+            assert learning_rates(recipe).max() == pytest.approx(recipe.learning_rate, rel=0.1)
+            for prefix, _ in recipe.rates:  # of a part that the network has
+                assert any(leaf.startswith(prefix) for leaf in names)
