@@ -1,8 +1,10 @@
 """Networks given as directories: those that import_weights wrote or a run left, and Hugging Face's SegFormers.
 
-given = open_given("weights/mit_b5", "segmenter.network")
-apply, params = build(SEGMENTERS[given.network], seed, classes=19, **given.options)
-params = given.into(params, names)
+    given = open_given("weights/mit_b5", "segmenter.network")
+    apply, params = build(SEGMENTERS[given.network], seed, classes=19, **given.options)
+    params = given.into(params, names)
+
+Nothing here trains: weights that a directory is without stay as they were drawn.
 """
 
 import json
@@ -63,7 +65,7 @@ class Given:
                 found[name] = jnp.asarray(array, jnp.float32)
         leaves = named(params)
         for name in sorted(leaves.keys() | found.keys()):
-            self._check(name, leaves, found, whole or not name.startswith(HEADS))
+            self._check(name, leaves, found, whole or not (name in heads or name.startswith(HEADS)))
         return jax.tree.unflatten(jax.tree.structure(params), [found.get(name, leaves[name]) for name in leaves])
 
     def _check(self, name: str, leaves: dict[str, Any], found: dict[str, Any], needed: bool) -> None:

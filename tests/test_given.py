@@ -146,6 +146,10 @@ def test_a_trained_student_can_be_given_on_and_exported(whole, tmp_path):
     found = named(Experiment(again, tmp_path).segmenter_params("source"))
     for name, values in trained.items():
         np.testing.assert_array_equal(found[name], values)
+    other = build(SEGMENTERS["encoder_decoder"], 1, **given.options, classes=3)[1]
+    started = named(given.into(other, ["a", "b", "c"]))  # of other classes: the last layer stays fresh
+    np.testing.assert_array_equal(started["out.kernel"], named(other)["out.kernel"])
+    np.testing.assert_array_equal(started["stem.kernel"], trained["stem.kernel"])
 
 
 def test_a_directory_that_changed_is_noticed(whole):
