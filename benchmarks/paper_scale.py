@@ -154,9 +154,8 @@ def main() -> None:
         "small": arguments.small,
     }
     arguments.out.write_text(json.dumps(record, indent=1))
-    print(
-        "| what | size | s (range) | first call, s | TFLOP | MFU | peak memory so far, GiB |\n|---|---|---|---|---|---|---|"
-    )
+    columns = ["what", "size", "s (range)", "first call, s", "TFLOP", "MFU", "peak memory so far, GiB"]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for row in rows:
         cells = (
             [f"{row['seconds']:.4f} ({row['least']:.4f} to {row['most']:.4f})", f"{row['first']:.0f}",
