@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgg_jax.errors import InputError
-from sgg_jax.models import DENOISERS, SEGMENTERS, outline
-from sgg_jax.pretrained import SHIPPED, named, read_story
+from sgg_jax.models import DENOISERS, SEGMENTERS, named, outline
+from sgg_jax.pretrained import SHIPPED, read_story
 from sgg_jax.published.importing import WEIGHTS, write_safetensors
 from sgg_jax.published.kinds import open_published
 from sgg_jax.published.tensors import open_tensors

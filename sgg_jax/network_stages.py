@@ -16,8 +16,7 @@ import numpy as np
 
 from sgg_jax.errors import InputError
 from sgg_jax.given import open_given
-from sgg_jax.models import DENOISERS, Apply, outline
-from sgg_jax.pretrained import named
+from sgg_jax.models import DENOISERS, Apply, named, outline
 from sgg_jax.progress import Progress
 from sgg_jax.published.exporting import export_weights
 from sgg_jax.published.importing import import_weights

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from sgg_jax.errors import InputError
+from sgg_jax.models import named
 from sgg_jax.records import write_bytes
 from sgg_jax.types import Params
 
@@ -75,12 +76,6 @@ def load_pretrained(path: Path, like: Params) -> Params:
             )
     treedef = jax.tree.structure(like)
     return jax.tree.unflatten(treedef, [jnp.asarray(found[name], jnp.float32) for name in needed])
-
-
-def named(params: Params) -> dict[str, Any]:
-    """Leaves by dotted name, in the tree's order."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def digest(params: Params) -> str:

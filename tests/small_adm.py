@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgg_jax.models.adm import ADM
-from sgg_jax.models.functional import outline
+from sgg_jax.models.functional import named, outline
 from sgg_jax.published import adm
 
 SMALL = {"channels": 32, "widths": (32, 64), "blocks": 1, "attention": (2,), "head_channels": 16}
@@ -31,11 +31,6 @@ def relative(found, wanted):
     found, wanted = (np.asarray(side, np.float64) for side in (found, wanted))
     assert found.shape == wanted.shape and np.abs(wanted).max() > 0
     return np.abs(found - wanted).max() / np.abs(wanted).max()
-
-
-def named(params):
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def read(tensors, options):

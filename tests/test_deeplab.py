@@ -10,7 +10,7 @@ import pytest
 from sgg_jax.errors import InputError
 from sgg_jax.models import SEGMENTERS
 from sgg_jax.models.deeplab import FASTER, FORMS, DeepLabV2
-from sgg_jax.models.functional import functional, outline
+from sgg_jax.models.functional import functional, named, outline
 from sgg_jax.published import deeplab, resnet
 from sgg_jax.published.links import check_table
 
@@ -31,11 +31,6 @@ def draw(*shape, seed=0):
 
 def image(height, width, count=2):
     return np.random.default_rng((height, width)).uniform(-1, 1, (count, height, width, 3)).astype(np.float32)
-
-
-def named(params):
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def trunk_shapes(blocks, widths):

@@ -12,9 +12,8 @@ from test_pipeline import tiny
 from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
 from sgg_jax.given import class_order, open_given
-from sgg_jax.models import SEGMENTERS, build
+from sgg_jax.models import SEGMENTERS, build, named
 from sgg_jax.pipeline import main
-from sgg_jax.pretrained import named
 from sgg_jax.published.exporting import export_weights
 from sgg_jax.published.importing import import_weights
 

@@ -10,8 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 from sgg_jax import network_stages
 from sgg_jax.errors import InputError
-from sgg_jax.models import DENOISERS, SEGMENTERS, build, outline
-from sgg_jax.pretrained import named, read_story
+from sgg_jax.models import DENOISERS, SEGMENTERS, build, named, outline
+from sgg_jax.pretrained import read_story
 from sgg_jax.published import adm, deeplab, mit, resnet
 from sgg_jax.published.exporting import export_weights
 from sgg_jax.published.importing import import_weights

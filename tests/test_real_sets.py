@@ -17,9 +17,8 @@ from PIL import Image
 from sgg_jax.data.classes import CITYSCAPES
 from sgg_jax.data.exports import open_export
 from sgg_jax.data.public import LAYOUTS, open_public
-from sgg_jax.models import DENOISERS, SEGMENTERS, outline
+from sgg_jax.models import DENOISERS, SEGMENTERS, named, outline
 from sgg_jax.optimization import Recipe, learning_rates
-from sgg_jax.pretrained import named
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE, WINDOW = (24, 48), (16, 32)  # images are larger than what networks see: crops in training, tiles afterwards

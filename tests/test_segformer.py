@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from sgg_jax.errors import InputError
-from sgg_jax.models.functional import outline
+from sgg_jax.models.functional import named, outline
 from sgg_jax.models.mit import MixTransformer
 from sgg_jax.models.segformer import IMAGENET_MEAN, IMAGENET_STD, SegFormer
 from sgg_jax.published import mit, segformer
@@ -40,11 +40,6 @@ def hugging_face(oracle):
 
 def draw(*shape, seed=0):
     return np.random.default_rng((seed, *shape)).uniform(-1, 1, shape).astype(np.float32)
-
-
-def named(params):
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def imported(links, tensors, params, ignored):

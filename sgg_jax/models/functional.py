@@ -27,6 +27,12 @@ class Apply:
         return replace(self, method=method)
 
 
+def named(params: Any) -> dict[str, Any]:
+    """Leaves by dotted name, in the tree's order."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
 def functional(module: nnx.Module) -> tuple[Apply, dict[str, Any]]:
     """module -> (apply, params): apply(params, *inputs) is pure; params is a nested dict of arrays."""
     graph, state = nnx.split(module)

@@ -4,12 +4,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from sgg_jax.errors import InputError
 from sgg_jax.models.adm import ADM, Layer, layout
-from sgg_jax.models.functional import outline
+from sgg_jax.models.functional import named, outline
 from sgg_jax.published.links import Link, conv, linear, norm, same
 
 _256: dict[str, Any] = {"channels": 256, "widths": (256, 256, 512, 512, 1024, 1024), "blocks": 2}
@@ -97,11 +96,8 @@ def links(
 
 def tensor_shapes(options: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes of the published tensors of ADM(**options), by key."""
-    leaves = jax.tree_util.tree_leaves_with_path(outline(ADM(**options, rng=None))[1])
-    weights = {
-        jax.tree_util.keystr(path, simple=True, separator="."): np.broadcast_to(np.float32(0), leaf.shape)
-        for path, leaf in leaves
-    }
+    leaves = named(outline(ADM(**options, rng=None))[1])
+    weights = {name: np.broadcast_to(np.float32(0), leaf.shape) for name, leaf in leaves.items()}
     found: dict[str, tuple[int, ...]] = {}
     for link in links(**options):
         tensors = link.write(tuple(weights[name] for name in link.ours))

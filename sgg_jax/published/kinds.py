@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from sgg_jax.errors import InputError
 from sgg_jax.models import DENOISERS, SEGMENTERS
-from sgg_jax.models.functional import outline
+from sgg_jax.models.functional import named, outline
 from sgg_jax.published import adm, deeplab, mit, resnet, segformer
 from sgg_jax.published.links import Link
 from sgg_jax.published.tensors import TensorFile, open_tensors
@@ -102,10 +101,10 @@ def our_shapes(found: Found) -> Shapes:
     """Shapes of the network's weights by dotted name, but for those of a head that the weights are without."""
     network, options = NETWORKS[found.network], complete(found.network, found.options)
     try:
-        leaves = jax.tree_util.tree_leaves_with_path(outline(network(**options, rng=None))[1])
+        params = outline(network(**options, rng=None))[1]
     except (TypeError, ValueError) as error:
         raise InputError(f"these weights do not make a network: {error}") from error
-    shapes = {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
+    shapes = {name: tuple(leaf.shape) for name, leaf in named(params).items()}
     known = {name for link in found.links for name in link.ours}
     if missing := known - shapes.keys():
         raise InputError(f"these weights are of another network: {min(missing)} is not in {found.network}")
