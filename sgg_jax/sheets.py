@@ -12,17 +12,20 @@ from sgg_jax.data.fit import fitted, reshaped
 from sgg_jax.devices import replicate
 from sgg_jax.evaluation import Seen, predictions
 from sgg_jax.experiment import Experiment
+from sgg_jax.guidance import unguided
 from sgg_jax.records import write_text
 from sgg_jax.report.comparison import TITLES
 from sgg_jax.report.pictures import colorize, mistakes, overlaid, save, sheet
 from sgg_jax.report.plots import confusion
 from sgg_jax.results import SAMPLE_STEPS, SAMPLES, guide_place, guided_and_unguided, networks
+from sgg_jax.sampling import ddim
 from sgg_jax.schedule import respace
-from sgg_jax.translation import Look, trace, translate
+from sgg_jax.translation import Look, Method, trace, translate
 
 
 def sample_sheet(run: Experiment) -> None:
-    """denoiser/samples.png: unconditional samples, pure noise denoised by the configured sampler at full depth."""
+    """denoiser/samples.png: unconditional samples, pure noise denoised at full depth by deterministic DDIM, whose few
+    steps show what the denoiser knows; ancestral ones, with the posterior's variance, would blur it."""
     rows, columns = SAMPLES
     count = -(-rows * columns // run.mesh.size) * run.mesh.size
     grey = np.full((count, *run.config.data.size, 3), 127, np.uint8)  # hidden by the noise at full depth
@@ -36,7 +39,7 @@ def sample_sheet(run: Experiment) -> None:
         np.zeros(grey.shape[:3], np.uint8),
         jnp.arange(count),
         run.knobs,
-        method=run.method("none"),
+        method=Method(unguided, ddim(0.0), run.config.translate.microbatch),
         mesh=run.mesh,
     )
     cells = list(np.asarray(images)[: rows * columns])
@@ -44,7 +47,7 @@ def sample_sheet(run: Experiment) -> None:
         sheet(
             [cells[r * columns : (r + 1) * columns] for r in range(rows)],
             [""] * columns,
-            title="unconditional samples of the denoiser",
+            title=f"unconditional samples of the denoiser, DDIM of {min(SAMPLE_STEPS, total)} steps",
         ),
         run.workdir / "denoiser" / "samples.png",
     )

@@ -14,13 +14,15 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_help_names_every_stage():
-    from main import STAGES
-    from sgg_jax import data_stages, pipeline
+    from main import NETWORK_STAGES, STAGES
+    from sgg_jax import data_stages, network_stages, pipeline
 
     found = run("--help")
     assert found.returncode == 0
     assert all(stage in found.stdout for stage in STAGES)
     assert set(STAGES) == {"run", "plan", "export_streets", *pipeline.STAGES, *data_stages.DATA_STAGES}
+    assert set(NETWORK_STAGES) == set(network_stages.NETWORK_STAGES)
+    assert all(stage in found.stdout for stage in NETWORK_STAGES)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,31 @@ def test_mistakes_get_a_sentence(arguments, sentence):
     assert sentence in found.stderr
     assert "Traceback" not in found.stderr
     assert len(found.stderr.strip().splitlines()) <= 2
+    assert not (ROOT / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["import_weights", "--kind", "adm", "--file", "README.md", "--out", "x"],
+            "README.md cannot be read",
+        ),
+        (["import_weights", "--kind", "adm", "--file", "no.pt", "--out", "x"], "no.pt is no file"),
+        (["import_weights", "--kind", "mit", "--file", "tests", "--out", "x"], "a folder, not a file of weights"),
+        (["import_weights", "--kind", "segformer", "--file", "tests", "--out", "x"], "config.json is missing"),
+        (["import_weights", "--kind", "vgg", "--file", "README.md", "--out", "x"], "invalid choice: 'vgg'"),
+        (["export_weights", "--network", "tests", "--out", "x"], "no network has that name"),
+        (["describe", "--network", "segformer-b9"], "segformer-b9"),
+        (["describe", "--network", "segformer-b0", "--size", "wide"], "'wide' is no size: give H,W"),
+        (["describe", "--network", "segformer-b0", "--size", "4,4"], "--size 4,4 does not suit the network"),
+    ],
+)
+def test_mistakes_about_networks_get_a_sentence(arguments, sentence):
+    found = run(*arguments)
+    assert found.returncode == 2
+    assert sentence in " ".join(found.stderr.split())
+    assert "Traceback" not in found.stderr
     assert not (ROOT / "x").exists()
 
 
