@@ -24,8 +24,9 @@ from sgg_jax.data.fit import fitted
 from sgg_jax.data.loader import Batches, class_pixels, label_histogram
 from sgg_jax.errors import InputError
 from sgg_jax.evaluation import sure_predictions
-from sgg_jax.given import Given, is_directory, open_given
-from sgg_jax.models import DENOISERS, SEGMENTERS, Apply, build
+from sgg_jax.given import is_directory, open_given
+from sgg_jax.models import Apply
+from sgg_jax.networks import describe_network, make_network
 from sgg_jax.optimization import Recipe
 from sgg_jax.parameterization import PREDICTIONS, WEIGHTINGS
 from sgg_jax.prediction import Views
@@ -170,7 +171,7 @@ class Experiment:
         """(apply, weights that training starts from); apply gives the predicted noise whatever the network gives."""
         c = self.config.denoiser
         name = c.weights if is_directory(c.weights) else c.network
-        apply, params = self._network(DENOISERS, "denoiser", name, "denoiser.network", self.seed("denoiser"))
+        apply, params = make_network(self.config, "denoiser", name, "denoiser.network", self.seed("denoiser"))
         return choose(PREDICTIONS, c.prediction, "denoiser.prediction")(apply, c.schedule, c.total), params
 
     def segmenter_network(self, role: str = "guide", stream: str = "source") -> tuple[Apply, Params]:
@@ -179,7 +180,7 @@ class Experiment:
         role: "guide" (the first, and PTL's), "judge" or "student"; all are config.segmenter.network where no other is
         given for them.
         """
-        return self._network(SEGMENTERS, "segmenter", *self._named_for(role), self.seed(stream))
+        return make_network(self.config, "segmenter", *self._named_for(role), self.seed(stream), self.names)
 
     def _named_for(self, role: str) -> tuple[str, str]:
         """What the config names as a role's segmenter, and the field that does."""
@@ -192,25 +193,8 @@ class Experiment:
 
     def segmenter_story(self, role: str) -> dict[str, Any]:
         """What a segmenter of a role is, as open_given reads it."""
-        kind, options, _ = self._described(SEGMENTERS, "segmenter", *self._named_for(role))
+        kind, options, _ = describe_network(self.config, "segmenter", *self._named_for(role))
         return {"network": kind, "options": {**options, "classes": len(self.names)}, "names": self.names}
-
-    def _described(self, table: dict[str, Any], section: str, name: str, field: str) -> tuple[str, Any, Given | None]:
-        """A network's name in the table, its options, and the directory that both are from, if one is named."""
-        given = None if name in table else open_given(name, field)
-        kind = given.network if given else name
-        choose(table, kind, field)
-        return kind, {**self.config[section][kind].to_dict(), **(given.options if given else {})}, given
-
-    def _network(self, table: dict[str, Any], section: str, name: str, field: str, seed: int) -> tuple[Apply, Params]:
-        """The network of that name, fresh, as config.<section> describes it; or that of a directory, its weights in."""
-        kind, options, given = self._described(table, section, name, field)
-        names = self.names if section == "segmenter" else []
-        try:
-            apply, params = build(table[kind], seed, **options, **({"classes": len(names)} if names else {}))
-        except ValueError as error:
-            raise InputError(f"config.{section}.{kind} does not describe a network: {error}") from error
-        return apply, given.into(params, names) if given else params
 
     def denoiser(self) -> Denoiser:
         """The given or trained denoiser (EMA weights)."""
