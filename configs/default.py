@@ -123,6 +123,7 @@ def get_config() -> ConfigDict:
                 resample="block",  # how sizes change: in a residual "block", a "conv", or "plain" (averaged, repeated)
                 scale_shift_norm=True,  # the step scales and shifts norms; False adds it
                 learn_sigma=False,  # six outputs; what the last three say of variances is not used
+                label=-1,  # of a class-conditional network (a directory's), the class that all images have
                 attention_kernel="xla",  # or "cudnn", on NVIDIA GPUs in bfloat16
                 remat=False,  # keep less for gradients and compute more
                 dtype="float32",
