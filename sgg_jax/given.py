@@ -8,7 +8,7 @@ Nothing here trains: weights that a directory is without stay as they were drawn
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,16 +117,18 @@ def is_directory(name: str) -> bool:
     return bool(name) and name not in (*DENOISERS, *SEGMENTERS, *SHIPPED) and Path(name).is_dir()
 
 
-def open_given(directory: str, field: str) -> Given:
-    """The network in a directory; InputError, naming the field of the config, where there is none."""
+def open_given(directory: str, field: str, known: Collection[str] = ()) -> Given:
+    """The network in a directory; InputError, naming the field of the config and networks known by name, where there
+    is none."""
     path = Path(directory)
     if (path / WEIGHTS).is_file():
         return _ours(path)
     if (path / "config.json").is_file():
         return _hugging_face(path)
+    choices = f" (choose one of {', '.join(known)})" if known else ""
     raise InputError(
-        f"config.{field} is {directory!r}: no network has that name, and there is no directory with {WEIGHTS} "
-        "(import_weights writes one) or with a Hugging Face SegFormer's config.json"
+        f"config.{field} is {directory!r}: no network has that name{choices}, and there is no directory with "
+        f"{WEIGHTS} (import_weights writes one) or with a Hugging Face SegFormer's config.json"
     )
 
 

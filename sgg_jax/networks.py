@@ -24,7 +24,7 @@ def describe_network(
     name. field: of the config, for sentences. InputError where there is no such network.
     """
     table = TABLES[section]
-    given = None if name in table else open_given(name, field)
+    given = None if name in table else open_given(name, field, table)
     kind = given.network if given else name
     choose(table, kind, field)
     return kind, {**config[section][kind].to_dict(), **(given.options if given else {})}, given
