@@ -18,7 +18,7 @@ from sgg_jax.data.dataset import Dataset, readable
 from sgg_jax.data.fit import fitted
 from sgg_jax.devices import replicate, shard
 from sgg_jax.evaluation import examine
-from sgg_jax.experiment import Experiment
+from sgg_jax.experiment import Experiment, role_of
 from sgg_jax.prediction import Size, stride_of, windows_of
 from sgg_jax.schedule import NoiseSchedule
 from sgg_jax.tiling import cover, covered_size, tile_count, tiled
@@ -74,7 +74,9 @@ class Calibration:
     def training_step(self, section: str, dataset: Dataset) -> float:
         """Seconds of one training step by the recipe of config.<section>; of "segmenter" as the source guide's."""
         recipe = self.run.recipe(section)
-        key = (section == "denoiser", recipe.batch_size, self.run.strength(STREAMS.get(section, section)))
+        stream = STREAMS.get(section, section)
+        network = "denoiser" if section == "denoiser" else self.run.segmenter_outline(role_of(stream))[0]
+        key = (network, recipe.batch_size, self.run.strength(stream))
         return self._once(key, lambda: self._training_step(section, dataset))
 
     def _training_step(self, section: str, dataset: Dataset) -> float:
@@ -83,8 +85,9 @@ class Calibration:
             objective, params = run.denoiser_objective(), run.denoiser_network[1]
             constants: Any = run.denoiser_constants()
         else:
-            objective = run.segmenter_objective(run.strength(STREAMS.get(section, section)))
-            params = run.segmenter_network()[1]
+            stream = STREAMS.get(section, section)
+            objective = run.segmenter_objective(run.strength(stream), role_of(stream))
+            params = run.segmenter_network(role_of(stream))[1]
             constants = jnp.ones(len(run.names))
         step = make_step(objective, recipe.rule)
         state, constants = replicate((init_state(params, recipe), constants), run.mesh)

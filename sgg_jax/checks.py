@@ -1,6 +1,5 @@
 """Whether a config can work, told before hours of work; and the tie between a run directory and its config."""
 
-import hashlib
 import json
 from typing import Any
 
@@ -28,8 +27,7 @@ def claim(run: Experiment) -> None:
         del record["compare"][free]
     for field in ("weights", "start"):
         if run.config.denoiser[field]:
-            content = locate(run.config.denoiser[field], field).read_bytes()
-            record["denoiser"][f"{field}_sha256"] = hashlib.sha256(content).hexdigest()
+            record["denoiser"][f"{field}_sha256"] = sha256(locate(run.config.denoiser[field], field))
     networks = (("denoiser", "network"), ("segmenter", "network"), ("segmenter", "judge"), ("student", "network"))
     for section, field in networks:
         name = run.config[section][field]
@@ -106,7 +104,7 @@ def _check_size(run: Experiment, size: tuple[int, int], field: str) -> None:
     try:
         jax.eval_shape(*run.denoiser_network, image, step)
         for role in ("guide", "judge", "student"):
-            jax.eval_shape(*run.segmenter_network(role), image)
+            jax.eval_shape(*run.segmenter_outline(role), image)
     except InputError:
         raise
     except ValueError as error:

@@ -183,7 +183,7 @@ class Comparison:
     @cached_property
     def _features(self) -> Any:
         """The judge's deepest features, averaged over the image."""
-        return Partial(self.run.segmenter_network("judge")[0].of("features"), self.run.segmenter_params("judge"))
+        return Partial(self.run.segmenter_outline("judge")[0].of("features"), self.run.segmenter_params("judge"))
 
     @cached_property
     def _target_features(self) -> np.ndarray:

@@ -26,7 +26,7 @@ from sgg_jax.errors import InputError
 from sgg_jax.evaluation import sure_predictions
 from sgg_jax.given import is_directory, open_given
 from sgg_jax.models import Apply
-from sgg_jax.networks import describe_network, make_network
+from sgg_jax.networks import describe_network, make_network, outline_network
 from sgg_jax.optimization import Recipe
 from sgg_jax.parameterization import PREDICTIONS, WEIGHTINGS
 from sgg_jax.prediction import Views
@@ -174,6 +174,12 @@ class Experiment:
         apply, params = make_network(self.config, "denoiser", name, "denoiser.network", self.seed("denoiser"))
         return choose(PREDICTIONS, c.prediction, "denoiser.prediction")(apply, c.schedule, c.total), params
 
+    def denoiser_story(self) -> dict[str, Any]:
+        """What the denoiser is, as open_given reads it."""
+        c = self.config.denoiser
+        kind, options, _ = describe_network(self.config, "denoiser", c.network, "denoiser.network")
+        return {"network": kind, "options": options}
+
     def segmenter_network(self, role: str = "guide", stream: str = "source") -> tuple[Apply, Params]:
         """(apply, weights of that stream that training starts from); apply is the same for all of a role.
 
@@ -181,6 +187,10 @@ class Experiment:
         given for them.
         """
         return make_network(self.config, "segmenter", *self._named_for(role), self.seed(stream), self.names)
+
+    def segmenter_outline(self, role: str = "guide") -> tuple[Apply, Params]:
+        """(apply, shapes of the weights) of a role's segmenter."""
+        return outline_network(self.config, "segmenter", *self._named_for(role), len(self.names))
 
     def _named_for(self, role: str) -> tuple[str, str]:
         """What the config names as a role's segmenter, and the field that does."""
@@ -216,18 +226,18 @@ class Experiment:
 
     def segmenter_params(self, place: str) -> Params:
         """Weights of a finished segmenter, by its directory below the run's."""
-        fresh, given = self.segmenter_network(role_of(place))[1], self.given_segmenter(place)
+        shapes, given = self.segmenter_outline(role_of(place))[1], self.given_segmenter(place)
         if given:
-            return open_given(given, "segmenter").into(fresh, self.names, whole=True)
+            return open_given(given, "segmenter").into(shapes, self.names, whole=True)
         root = self.shared if place == "judge" else self.workdir
-        return load_weights(root / place / "checkpoints", fresh)
+        return load_weights(root / place / "checkpoints", shapes)
 
     def segmenter_at(self, place: str) -> Segmenter:
         """A finished segmenter, by its directory below the run's."""
         return self.segmenter(self.segmenter_params(place), role_of(place))
 
     def segmenter(self, params: Params, role: str = "guide") -> Segmenter:
-        return Partial(self.segmenter_network(role)[0], params)
+        return Partial(self.segmenter_outline(role)[0], params)
 
     # training --------------------------------------------------------------------------------------------------------
 
@@ -244,7 +254,7 @@ class Experiment:
         return (common or NONE)._replace(**c.guide.to_dict())
 
     def segmenter_objective(self, strength: Strength | None, role: str = "guide") -> Objective:
-        return segmenter_objective(self.segmenter_network(role)[0], strength)
+        return segmenter_objective(self.segmenter_outline(role)[0], strength)
 
     def denoiser_objective(self) -> Objective:
         return denoiser_objective(self.denoiser_network[0], self.config.denoiser.flip)

@@ -109,7 +109,8 @@ def class_order(theirs: Sequence[str], ours: Sequence[str]) -> np.ndarray | None
         return np.arange(len(ours))
     plain = [name.casefold().replace("_", " ").replace("-", " ").strip() for name in theirs]
     wanted = [name.casefold().replace("_", " ").replace("-", " ").strip() for name in ours]
-    return np.array([plain.index(name) for name in wanted]) if sorted(plain) == sorted(wanted) else None
+    same = sorted(plain) == sorted(wanted) and len(set(plain)) == len(plain)
+    return np.array([plain.index(name) for name in wanted]) if same else None
 
 
 def is_directory(name: str) -> bool:

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from sgg_jax.errors import InputError
 from sgg_jax.given import Given, open_given
-from sgg_jax.models import DENOISERS, SEGMENTERS, Apply, build
+from sgg_jax.models import DENOISERS, SEGMENTERS, Apply, build, outline
 from sgg_jax.roles import choose
 from sgg_jax.types import Params
 
@@ -28,6 +28,15 @@ def describe_network(
     kind = given.network if given else name
     choose(table, kind, field)
     return kind, {**config[section][kind].to_dict(), **(given.options if given else {})}, given
+
+
+def outline_network(config: ConfigDict, section: str, name: str, field: str, classes: int = 0) -> tuple[Apply, Params]:
+    """(apply, shapes of its weights): what make_network makes, without drawing or reading a weight."""
+    kind, options, _ = describe_network(config, section, name, field)
+    try:
+        return outline(TABLES[section][kind](**options, **({"classes": classes} if classes else {}), rng=None))
+    except ValueError as error:
+        raise InputError(f"config.{section}.{kind} does not describe a network: {error}") from error
 
 
 def make_network(

@@ -82,6 +82,7 @@ def fit_denoiser(run: Experiment) -> dict[str, Any]:
         label="denoiser",
     )
     story = {
+        **run.denoiser_story(),
         "command": run.command,
         "steps": recipe.steps,
         "images": len(run.target),

@@ -334,6 +334,7 @@ def test_weights_of_one_run_serve_another(finished, tmp_path, capsys):
     """The file that train_denoiser writes is the denoiser of a run that names it, to half precision."""
     file = finished / "denoiser" / "weights.safetensors"
     story = read_story(file)
+    assert story["network"] == "unet" and tuple(story["options"]["widths"]) == (32, 32)
     assert story["steps"] == 4 and story["streets_version"] == "1" and story["denoiser"]["prediction"] == "v"
     config = tiny()
     config.denoiser.weights = str(file)
@@ -343,7 +344,13 @@ def test_weights_of_one_run_serve_another(finished, tmp_path, capsys):
     errors = [json.loads((run / "denoiser" / "heldout.json").read_text()) for run in (finished, tmp_path / "new")]
     assert errors[0]["step"] == errors[1]["step"] == [10, 30, 60, 100, 150, 200, 300, 400, 500, 600, 700, 850, 999]
     assert errors[0]["error"] == pytest.approx(errors[1]["error"], rel=1e-2)
-    config.denoiser.start = str(file)
+    config.denoiser.unet.widths = (16, 16)  # of a directory the network is told in it
+    config.denoiser.weights = str(file.parent)
+    mine, theirs = (Experiment(c, finished).denoiser() for c in (config, tiny()))
+    x, step = np.zeros((1, 16, 32, 3), np.float32), np.array([500])
+    np.testing.assert_allclose(mine(x, step), theirs(x, step), atol=2e-3)
+    config = tiny()
+    config.denoiser.weights = config.denoiser.start = str(file)
     with pytest.raises(InputError, match=r"denoiser.start is .* which is used as it is"):
         main("train_denoiser", config, tmp_path / "both")
     config.denoiser.start, config.denoiser.prediction = "", "eps"
