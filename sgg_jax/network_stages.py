@@ -1,8 +1,10 @@
 """The stages that need no run: published weights in, weights out, and what a network is made of.
 
-python main.py import_weights --kind segformer --file segformer.b5.1024x1024.city.160k.pth --out weights/b5
-python main.py export_weights --network runs/gta5/student --out exported
-python main.py describe --network segformer-b5 --size 512,1024
+    python main.py import_weights --kind segformer --file segformer.b5.1024x1024.city.160k.pth --out weights/b5
+    python main.py export_weights --network runs/gta5/student --out exported
+    python main.py describe --network segformer-b5 --size 512,1024
+
+Each has its own flags; none reads a config.
 """
 
 import argparse

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 from small_adm import OPTIONS, SMALL, drawn, read, write
+from toys import check_table
 
 from sgg_jax.errors import InputError
 from sgg_jax.published import adm
-from sgg_jax.published.links import check_table
 
 
 @pytest.mark.parametrize("changes", OPTIONS.values(), ids=OPTIONS)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from weight_files import (
+    FORMS,
     MAGIC,
     PROTO,
     SOUND,
@@ -30,7 +31,6 @@ from weight_files import (
 from sgg_jax.errors import InputError
 from sgg_jax.published.tensors import open_tensors
 
-FORMS = {"zip": zipped, "legacy": legacy}
 WEIGHTS = table((text("w"), tensor()))
 
 

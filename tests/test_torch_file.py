@@ -9,6 +9,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 from weight_files import (
+    FORMS,
     SOUND,
     VALUES,
     call,
@@ -27,8 +28,6 @@ from weight_files import (
 
 from sgg_jax.errors import InputError
 from sgg_jax.published.tensors import open_tensors
-
-FORMS = {"zip": zipped, "legacy": legacy}
 
 
 @pytest.fixture

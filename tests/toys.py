@@ -85,3 +85,10 @@ def pairs(given: jax.Array, microbatch: int = 4) -> Pairs:
 
 def short_schedule(depth: int = 400, steps: int = 6) -> NoiseSchedule:
     return respace(linear(1000), depth, steps)
+
+
+def check_table(links):
+    """No two links make one weight, or read one tensor."""
+    for side in ("ours", "theirs"):
+        names = [name for link in links for name in getattr(link, side)]
+        assert len(set(names)) == len(names), side

@@ -103,6 +103,8 @@ def entry(begin=0, end=24, shape=(2, 3), dtype="F32", **more):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end], **more}
 
 
+FORMS = {"zip": zipped, "legacy": legacy}
+"""What writes a pickled value as a file of each form of torch.save."""
 VALUES = np.arange(6, dtype="<f4").reshape(2, 3) + 0.5
 SOUND = {
     "zip": zipped(table((text("w"), tensor()))),

@@ -4,12 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from sgg_jax.errors import InputError
 from sgg_jax.models.adm import ADM, Layer, layout
 from sgg_jax.models.functional import named, outline
-from sgg_jax.published.links import Link, conv, linear, norm, same
+from sgg_jax.published.links import Link, Shapes, conv, linear, norm, same, their_shapes
 
 _256: dict[str, Any] = {"channels": 256, "widths": (256, 256, 512, 512, 1024, 1024), "blocks": 2}
 _512: dict[str, Any] = {"channels": 256, "widths": (128, 256, 256, 512, 512, 1024, 1024), "blocks": 2}
@@ -94,15 +92,10 @@ def links(
     return found
 
 
-def tensor_shapes(options: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(options: dict[str, Any]) -> Shapes:
     """Shapes of the published tensors of ADM(**options), by key."""
-    leaves = named(outline(ADM(**options, rng=None))[1])
-    weights = {name: np.broadcast_to(np.float32(0), leaf.shape) for name, leaf in leaves.items()}
-    found: dict[str, tuple[int, ...]] = {}
-    for link in links(**options):
-        tensors = link.write(tuple(weights[name] for name in link.ours))
-        found.update((key, tensor.shape) for key, tensor in zip(link.theirs, tensors, strict=True))
-    return found
+    weights = named(outline(ADM(**options, rng=None))[1])
+    return their_shapes(links(**options), {name: leaf.shape for name, leaf in weights.items()})
 
 
 def _size(shapes: Mapping[str, tuple[int, ...]], key: str, axis: int) -> int:

@@ -12,8 +12,7 @@ import numpy as np
 from sgg_jax.errors import InputError
 from sgg_jax.published import adm, deeplab, mit, segformer
 from sgg_jax.published.importing import write_safetensors
-from sgg_jax.published.kinds import Shapes, their_shapes
-from sgg_jax.published.links import Link
+from sgg_jax.published.links import Link, Shapes, their_shapes
 from sgg_jax.records import write_json
 
 EXPORTED = "model.safetensors"

@@ -16,10 +16,9 @@ from sgg_jax.errors import InputError
 from sgg_jax.models import DENOISERS, SEGMENTERS
 from sgg_jax.models.functional import named, outline
 from sgg_jax.published import adm, deeplab, mit, resnet, segformer
-from sgg_jax.published.links import Link
+from sgg_jax.published.links import Link, Shapes, their_shapes
 from sgg_jax.published.tensors import TensorFile, open_tensors
 
-Shapes = dict[str, tuple[int, ...]]
 NETWORKS = {**DENOISERS, **SEGMENTERS}
 HEAD = {"classes": 19, "channels": 256}
 """Stands in for what a file without a segmentation head does not tell, where shapes of the rest are worked out."""
@@ -109,15 +108,6 @@ def our_shapes(found: Found) -> Shapes:
     if missing := known - shapes.keys():
         raise InputError(f"these weights are of another network: {min(missing)} is not in {found.network}")
     return shapes
-
-
-def their_shapes(links: Sequence[Link], ours: Mapping[str, tuple[int, ...]]) -> Shapes:
-    """Shapes that published tensors must have, by name."""
-    found: Shapes = {}
-    for link in links:
-        tensors = link.write(tuple(np.broadcast_to(np.float32(0), ours[name]) for name in link.ours))
-        found.update((name, tuple(tensor.shape)) for name, tensor in zip(link.theirs, tensors, strict=True))
-    return found
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ A network's table is a list of links. Each reads a few published tensors, makes 
 table serves import and export. Names of ours are dotted paths into the params; published ones are PyTorch's keys.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 Arrays = tuple[np.ndarray, ...]
+Shapes = dict[str, tuple[int, ...]]
+"""By a weight's dotted name, or by a tensor's published one."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,10 @@ def folded(ours: str, theirs: str, batch_norm: str, *, eps: float = 1e-5, bias: 
     return [Link((f"{ours}.kernel", f"{ours}.bias"), names, read, write)]
 
 
-def check_table(links: Sequence[Link]) -> None:
-    """ValueError where two links make one weight, or read one tensor."""
-    for side in ("ours", "theirs"):
-        names = [name for link in links for name in getattr(link, side)]
-        if len(set(names)) != len(names):
-            twice = sorted(name for name in set(names) if names.count(name) > 1)
-            raise ValueError(f"{twice[0]} stands in two links")
+def their_shapes(links: Sequence[Link], ours: Mapping[str, tuple[int, ...]]) -> Shapes:
+    """Shapes that published tensors must have, by name."""
+    found: Shapes = {}
+    for link in links:
+        tensors = link.write(tuple(np.broadcast_to(np.float32(0), ours[name]) for name in link.ours))
+        found.update((name, tuple(tensor.shape)) for name, tensor in zip(link.theirs, tensors, strict=True))
+    return found

@@ -17,9 +17,6 @@ IGNORED = (
     r"^fc\.",  # the classifier of ImageNet's 1,000 classes
 )
 
-FRESH = (r"^aspp\.",)
-"""Weights of ours that the file does not give, as regular expressions: the segmentation classifier."""
-
 
 def links(*, blocks: tuple[int, ...] = (3, 4, 23, 3), **_: Any) -> list[Link]:
     """The stem and the four stages, BatchNorm folded. Other options of the network change no name."""
