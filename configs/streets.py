@@ -11,9 +11,9 @@ from configs import default
 
 def get_config():
     config = default.get_config()
-    for role, count in dict(source=160, target=1000, judge=1000, val=100, test=200).items():
+    for role, count in dict(source=128, target=1000, judge=1000, val=64, test=200).items():
         config.data[role].streets.count = count
-    for recipe, steps in ((config.segmenter, 350), (config.adapt, 150), (config.student, 250)):
+    for recipe, steps in ((config.segmenter, 280), (config.adapt, 120), (config.student, 180)):
         recipe.training.steps = steps
     config.translate.steps = 6
     config.translate.unguided = 32

@@ -36,17 +36,17 @@ def translate_into(
     finished = writer.finished()
     todo = [index for index in range(count) if source.name(index) not in finished]
     if todo:
-        schedule = run.schedule(depth)
+        schedule, denoiser = run.schedule(depth), run.denoiser()
         common = {
             "depth": depth,
             "seed": run.config.seed,
             "guidance": guidance or run.config.translate.guidance,
             "scale": float(run.knobs.scale),
             "guide": digest(guide),
-            "denoiser": digest(run.denoiser()),
+            "denoiser": digest(denoiser),
         }
         translations = translate_all(
-            run.denoiser(),
+            denoiser,
             run.segmenter(guide),
             schedule,
             run.start(guide, depth) if start is None else start,
