@@ -9,6 +9,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from configs.presets import PRESETS
 from sgg_jax.data_stages import DATA_STAGES
 from sgg_jax.data_stages import main as run_data_stage
 from sgg_jax.errors import InputError
@@ -48,17 +49,28 @@ def parser() -> argparse.ArgumentParser:
         "command again resumes.",
     )
     found.add_argument("stage", metavar="STAGE", choices=STAGES, help="one of the above")
-    found.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
+    found.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="a file of configs/, or FILE:PRESET: paper, balanced or fast sampling",
+    )
     found.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the run's directory")
     return found
 
 
 def load_config(path: str, overrides: list[str]) -> ConfigDict:
-    """The config of a file with fields set from the command line; InputError in a sentence."""
+    """The config of a file, FILE or FILE:PRESET, with fields set from the command line; InputError in a sentence."""
+    preset = ""
     if not Path(path).is_file():
-        raise InputError(f"--config {path}: there is no such file")
+        path, _, preset = path.rpartition(":")
+        if not Path(path).is_file():
+            raise InputError(f"--config {path or preset}: there is no such file")
+        if preset not in PRESETS:
+            raise InputError(f"--config {path}:{preset}: choose one of the presets {', '.join(PRESETS)}")
     try:
         config: ConfigDict = runpy.run_path(path)["get_config"]()
+        config.translate.update(PRESETS.get(preset, {}))
     except Exception as error:  # whatever a user's file may do
         raise InputError(f"--config {path} does not give a config: {type(error).__name__}: {error}") from error
     values = flags.FlagValues()

@@ -220,10 +220,14 @@ def get_config() -> ConfigDict:
             # 59.0 (but twice the time) under PTL's. The source image needs 700.
             depth=100,
             steps=12,  # reverse steps, evenly spaced below the depth; 0 for every one of them (the paper)
-            sampler="ddpm",  # "ddpm" (ancestral, the paper) or "ddim"
+            spacing="even",  # of the steps: "even" with step 0 as the last, or "trailing", better where they are few
+            sampler="ddpm",  # "ddpm" (ancestral, the paper), "ddim" or "dpm" (DPM-Solver++ 2M; guidance split off)
             eta=0.0,  # stochasticity of ddim: 0 none, 1 as ddpm
             limit=1.0,  # bound on the predicted clean image, in [-1,1] units; float("inf") for none
             guidance="sgg",  # "none", "gsg" (global), "lcg" (local), "sgg" (alternating)
+            lcg_every=2,  # of sgg's turns every so many are local, the others global; 2 in the paper
+            gradient_every=1,  # steps that share one gradient, taken at the first of them
+            deep_every=1,  # steps that share the denoiser's features below its first resolution (DeepCache)
             # On streets, one seed, image start: students of 128 images 38.5 mIoU where g looks at x0-hat (clip_ratio
             # 0.5), 34.5 where it looks at x_k (clip_ratio 1), unguided 35.9 (docs/results.md).
             look="denoised",  # where g looks: "noisy" (x_k, the paper), "denoised" (x0-hat), "through_denoiser"

@@ -1,5 +1,6 @@
 """Diffusion-based image translation with label guidance for domain-adaptive semantic segmentation, in JAX."""
 
-from sgg_jax.compiler import set_cpu_flags
+from sgg_jax.compiler import keep_compiled, set_cpu_flags
 
 set_cpu_flags()
+keep_compiled()

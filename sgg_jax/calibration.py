@@ -3,6 +3,7 @@
 It calls the very functions that the run will call, so what it compiles is not compiled again.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,10 +21,11 @@ from sgg_jax.devices import replicate, shard
 from sgg_jax.evaluation import examine
 from sgg_jax.experiment import Experiment, role_of
 from sgg_jax.prediction import Size, stride_of, windows_of
+from sgg_jax.sampling import Method
 from sgg_jax.schedule import NoiseSchedule
 from sgg_jax.tiling import cover, covered_size, tile_count, tiled
 from sgg_jax.training import init_state, make_step
-from sgg_jax.translation import Method, translate
+from sgg_jax.translation import translate
 
 
 def timed(call: Callable[[], Any], repeats: int = 3) -> float:
@@ -59,13 +61,22 @@ class Calibration:
         seen = size or tuple(self.run.config.data.size)
         return self._once((kind, seen), lambda: self._flops(kind, seen))
 
+    @property
+    def denoiser_share(self) -> float:
+        """Cost of the denoiser in a reverse step, where several share its deep features: share of a whole pass."""
+        every = self.run.config.translate.deep_every
+        return 1.0 if every == 1 else (1 + (every - 1) * self.flops("on_deep") / self.flops("denoiser")) / every
+
     def _flops(self, kind: str, size: Size) -> float:
         run = self.run
-        image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-        if kind == "denoiser":
-            lowered = jax.jit(run.denoiser_network[0]).lower(
-                run.denoiser_network[1], image, jax.ShapeDtypeStruct((1,), jnp.int32)
-            )
+        image, step = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+        if kind in ("denoiser", "on_deep"):
+            apply, params = run.denoiser_network
+            if kind == "on_deep":
+                deep = jax.eval_shape(apply.with_deep, params, image, step)[1]
+                lowered = jax.jit(apply.on_deep).lower(params, image, step, deep)
+            else:
+                lowered = jax.jit(apply).lower(params, image, step)
         else:
             network = run.segmenter_network()
             lowered = jax.jit(network[0]).lower(network[1], image)
@@ -107,7 +118,7 @@ class Calibration:
 
     def _translation_step(self, method: Method) -> float:
         run, size = self.run, self.run.config.translate.batch_size
-        schedule = replicate(thinned(run.schedule(run.config.translate.depth), 4), run.mesh)
+        schedule = replicate(thinned(run.schedule(run.config.translate.depth), self.cycle), run.mesh)
         knobs = replicate(run.knobs, run.mesh)
         shown = self.source_size
         covered = covered_size(shown, run.tile, mixed=run.source.size is None)
@@ -134,6 +145,13 @@ class Calibration:
     def tiles(self) -> int:
         """Tiles of a source image, each a pass of the networks."""
         return tile_count(self.source_size, self.run.tile)
+
+    @property
+    def cycle(self) -> int:
+        """Reverse steps after which the same kinds of steps come again, or a multiple of at least four."""
+        c = self.run.config.translate
+        steps = math.lcm(c.lcg_every * c.gradient_every, c.deep_every)
+        return steps * -(-4 // steps)
 
     def translation(self, method: Method, depth: int) -> float:
         """Seconds per image of a translation of that depth."""

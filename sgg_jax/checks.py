@@ -68,6 +68,8 @@ def check(run: Experiment) -> None:
     choose({"adapted": 0, "source": 0}, c.translate.guide, "translate.guide")
     _check_size(run, tuple(c.data.size), "data.size")
     _check_size(run, (run.tile.height, run.tile.width), "translate.tile")
+    if c.translate.deep_every > 1:
+        _check_whole(run)
     if c.denoiser.weights:
         _check_given_weights(run, c.denoiser.weights)
         if c.denoiser.start:
@@ -94,6 +96,9 @@ def _check_guidance(config: ConfigDict) -> None:
             raise InputError(f"config.{name} is {value}: it must be at least 0")
     if config.guide.diffuse >= 1:
         raise InputError(f"config.guide.diffuse is {config.guide.diffuse}: a share of noise lies below 1")
+    for name, low in (("lcg_every", 2), ("gradient_every", 1), ("deep_every", 1)):
+        if not isinstance(c[name], int) or c[name] < low:
+            raise InputError(f"config.translate.{name} is {c[name]}: it is a whole number of at least {low}")
     if len(c.interval) != 2 or not 0 <= c.interval[0] < c.interval[1] <= 1:
         raise InputError(f"config.translate.interval is {tuple(c.interval)}: give (low, high) within 0..1")
 
@@ -109,6 +114,17 @@ def _check_size(run: Experiment, size: tuple[int, int], field: str) -> None:
         raise
     except ValueError as error:
         raise InputError(f"config.{field} does not suit the networks: {error}") from error
+
+
+def _check_whole(run: Experiment) -> None:
+    """InputError where the denoiser is to keep features of images that it sees in tiles."""
+    size, tile = run.source.size, run.tile
+    if size is None or size[0] > tile.height or size[1] > tile.width:
+        shown = "of many sizes" if size is None else f"{size[0]}x{size[1]}"
+        raise InputError(
+            f"config.translate.deep_every is {run.config.translate.deep_every}, and the source's images are {shown}, "
+            f"seen in tiles of {tile.height}x{tile.width}: features are kept of whole images only; set it to 1"
+        )
 
 
 def _check_given_weights(run: Experiment, given: str, use: str = "weights") -> None:

@@ -34,9 +34,9 @@ from sgg_jax.pretrained import load_pretrained, locate
 from sgg_jax.progress import Progress, track
 from sgg_jax.records import write_bytes
 from sgg_jax.roles import choose, open_roles
+from sgg_jax.sampling import Knobs, Method
 from sgg_jax.tiling import Tile, tile_of, tiled
 from sgg_jax.training import Objective, class_weights, denoiser_objective, segmenter_objective
-from sgg_jax.translation import Knobs, Method
 from sgg_jax.types import Array, Denoiser, Params, Segmenter
 from sgg_jax.workdir import Stages
 
@@ -291,14 +291,16 @@ class Experiment:
 
     def schedule(self, depth: int) -> schedule.NoiseSchedule:
         """Reverse steps of a translation of that depth, as config.translate says."""
-        steps = self.config.translate.steps
-        return schedule.respace(self.betas, depth, steps or self.config.denoiser.total)
+        c = self.config.translate
+        choose(schedule.SPACINGS, c.spacing, "translate.spacing")
+        return schedule.respace(self.betas, depth, c.steps or self.config.denoiser.total, c.spacing)
 
     def method(self, variant: str = "") -> Method:
         """The configured sampler with the configured guidance, or with another variant of it."""
         c = self.config.translate
+        variants = guidance.VARIANTS | {"sgg": guidance.semantic_gradients(c.lcg_every)}
         guide = choose(guidance.LOOKS, c.look, "translate.look")(
-            choose(guidance.VARIANTS, variant or c.guidance, "translate.guidance")
+            choose(variants, variant or c.guidance, "translate.guidance")
         )
         if c.blur:
             guide = guidance.blurred(guide, c.blur)
@@ -314,8 +316,9 @@ class Experiment:
             guide = guidance.interval(guide, round(low * total), round(high * total))
         if (variant or c.guidance) == "none":
             guide = guidance.unguided
-        samplers = {"ddpm": sampling.ancestral, "ddim": sampling.ddim(c.eta)}
-        return Method(guide, choose(samplers, c.sampler, "translate.sampler"), c.microbatch)
+        samplers = {"ddpm": sampling.ancestral, "ddim": sampling.ddim(c.eta), "dpm": sampling.dpm_solver}
+        sampler = choose(samplers, c.sampler, "translate.sampler")
+        return Method(guide, sampler, c.microbatch, c.gradient_every, c.deep_every)
 
     @property
     def tile(self) -> Tile:

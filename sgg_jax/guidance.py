@@ -34,7 +34,7 @@ class Pairs:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["seen", "x", "eps", "row", "labels", "pairs", "fill", "denoiser", "segmenter"],
+    data_fields=["seen", "x", "eps", "row", "turn", "labels", "pairs", "fill", "denoiser", "segmenter"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Point:
     x: NoisyImage  # [B,H,W,3], the chain's x_k
     eps: Array  # [B,H,W,3], the noise predicted at x_k
     row: Step  # constants of this reverse step
+    turn: Array  # int32 [], guidances that are to be taken after this one: 0 is the last
     labels: Labels  # [B,H,W]
     pairs: Pairs  # present (image, class) pairs of the labels
     fill: Array  # float32 [], what hides the other classes from LCG; 0 is mid-grey
@@ -113,20 +114,25 @@ def local_class(point: Point) -> Array:
 
 
 @cache
-def alternate(even: Guidance, odd: Guidance) -> Guidance:
-    """One guidance per reverse step, by the parity of the step's row."""
+def alternate(mostly: Guidance, at_times: Guidance, every: int = 2) -> Guidance:
+    """One guidance at a time: the second one every so many turns, but not in the last one."""
 
     def guide(point: Point) -> Array:
-        return jax.lax.cond(point.row.index % 2 == 0, even, odd, point)
+        return jax.lax.cond(point.turn % every == every - 1, at_times, mostly, point)
 
     return guide
+
+
+def semantic_gradients(lcg_every: int = 2) -> Guidance:
+    """SGG: GSG, and LCG every so many turns; 2 in the paper."""
+    return alternate(global_scene, local_class, lcg_every)
 
 
 VARIANTS: dict[str, Guidance] = {
     "none": unguided,
     "gsg": global_scene,
     "lcg": local_class,
-    "sgg": alternate(global_scene, local_class),
+    "sgg": semantic_gradients(),
 }
 
 
@@ -155,7 +161,7 @@ def through_denoiser(guidance: Guidance) -> Guidance:
     """
 
     def guide(point: Point) -> Array:
-        step = jnp.broadcast_to(point.row.step, point.x.shape[:1])
+        step = point.row.step[None]
         seen, pull_back = jax.vjp(lambda x: predict_image(point.row, x, point.denoiser(x, step)), point.x)
         return pull_back(guidance(replace(point, seen=seen)))[0]
 

@@ -13,36 +13,51 @@ import numpy as np
 from sgg_jax.schedule import BETAS
 from sgg_jax.types import Array, NoisyImage, Params, StepIndex
 
-Apply = Callable[[Params, NoisyImage, StepIndex], Array]
-"""(weights, x, step) -> what the network puts out, or eps."""
-
 
 @dataclass(frozen=True)
-class FromVelocity:
-    """The noise predicted by a network that puts out v = sqrt(alpha-bar) eps - sqrt(1 - alpha-bar) image.
+class FromNoise:
+    """The noise predicted by a network that puts out the noise itself (DDPM).
 
-    Salimans & Ho 2022, Appendix D: eps = sqrt(alpha-bar) v + sqrt(1 - alpha-bar) x. At high noise a network that puts
-    out 0 says that all of x is noise, at low noise that none is. Equal settings give equal functions, so jit compiles
-    once. schedule, total: the noise schedule by name (schedule.BETAS) and its length.
+    Equal settings give equal functions, so jit compiles once. schedule, total: the noise schedule by name
+    (schedule.BETAS) and its length.
     """
 
-    apply: Apply
+    apply: Any
     schedule: str
     total: int
 
+    def noise(self, output: Array, x: NoisyImage, step: StepIndex) -> Array:
+        return output
+
     def __call__(self, params: Params, x: NoisyImage, step: StepIndex) -> Array:
+        return self.noise(self.apply(params, x, step), x, step)
+
+    def with_deep(self, params: Params, x: NoisyImage, step: StepIndex) -> tuple[Array, Array]:
+        """eps, and the features below the network's full resolution, for `on_deep`."""
+        output, deep = self.apply.of("with_deep")(params, x, step)
+        return self.noise(output, x, step), deep
+
+    def on_deep(self, params: Params, x: NoisyImage, step: StepIndex, deep: Array) -> Array:
+        """eps by the layers of full resolution alone, with the deep features of an earlier step."""
+        return self.noise(self.apply.of("on_deep")(params, x, step, deep), x, step)
+
+
+@dataclass(frozen=True)
+class FromVelocity(FromNoise):
+    """The noise predicted by a network that puts out v = sqrt(alpha-bar) eps - sqrt(1 - alpha-bar) image.
+
+    Salimans & Ho 2022, Appendix D: eps = sqrt(alpha-bar) v + sqrt(1 - alpha-bar) x. At high noise a network that puts
+    out 0 says that all of x is noise, at low noise that none is.
+    """
+
+    def noise(self, output: Array, x: NoisyImage, step: StepIndex) -> Array:
         alpha_bars = np.cumprod(1 - BETAS[self.schedule](self.total))
         image_scale = jnp.asarray(np.sqrt(alpha_bars), jnp.float32)[step][:, None, None, None]
         noise_scale = jnp.asarray(np.sqrt(1 - alpha_bars), jnp.float32)[step][:, None, None, None]
-        return image_scale * self.apply(params, x, step) + noise_scale * x
+        return image_scale * output + noise_scale * x
 
 
-def from_noise(apply: Apply, schedule: str, total: int) -> Apply:
-    """A network that puts out the noise itself (DDPM)."""
-    return apply
-
-
-PREDICTIONS: dict[str, Callable[[Any, str, int], Apply]] = {"eps": from_noise, "v": FromVelocity}
+PREDICTIONS: dict[str, type[FromNoise]] = {"eps": FromNoise, "v": FromVelocity}
 
 
 def even(alpha_bars: np.ndarray) -> np.ndarray:

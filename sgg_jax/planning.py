@@ -20,8 +20,8 @@ from sgg_jax.results import HELD_OUT_LEVELS, SAMPLE_STEPS, SAMPLES
 
 KEPT = 2  # checkpoints (see Checkpoints); each holds parameters, EMA twice, and two moments of Adam
 ARRAYS_PER_CHECKPOINT = 5
-PIECES = {"gsg": (1.0, 0.0), "lcg": (0.0, 1.0), "sgg": (0.5, 0.5), "none": (0.0, 0.0)}
-"""Share of the reverse steps that are global and local. A variant that is not listed counts as global."""
+LOCAL = {"gsg": 0.0, "lcg": 1.0, "none": 0.0}
+"""Share of the gradients that are local, but for sgg. A variant that is not listed counts as global."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,8 @@ def _translation(calibration: Calibration, title: str, depths: list[int], images
     run = calibration.run
     c = run.config.translate
     steps = sum(int(run.schedule(depth).count) for depth in depths)
-    whole, local = PIECES.get(c.guidance, (1.0, 0.0)) if guided else (0.0, 0.0)
+    local = 1 / c.lcg_every if c.guidance == "sgg" else LOCAL.get(c.guidance, 0.0)
+    gradients = (guided and c.guidance != "none") / c.gradient_every
     present = np.mean(
         [
             len(np.setdiff1d(example.known_labels(), [VOID]))
@@ -221,9 +222,9 @@ def _translation(calibration: Calibration, title: str, depths: list[int], images
     )
     low, high = (share * run.config.denoiser.total for share in c.interval)
     guided_steps = sum(int(run.schedule(d).count) * np.clip((min(high, d) - low) / d, 0, 1) for d in depths)
-    guides = 2 * images * guided_steps * (whole + local * present)
-    through = 2 * images * guided_steps * (guided and c.look == "through_denoiser" and c.guidance != "none")
-    denoiser = images * steps + through
+    guides = 2 * images * guided_steps * gradients * (1 - local + local * present)
+    through = 2 * images * guided_steps * gradients * (c.look == "through_denoiser")
+    denoiser = images * steps * calibration.denoiser_share + through
     denoiser, guides = denoiser * calibration.tiles, guides * calibration.tiles
     flops = denoiser * calibration.flops("denoiser") + guides * calibration.flops("segmenter")
     batches = -(-images // c.batch_size)

@@ -28,6 +28,7 @@ from sgg_jax.types import Array, Image, NoisyImage, StepIndex
         "variance",
         "mean_image",
         "mean_x",
+        "extrapolation",
     ],
     meta_fields=[],
 )
@@ -48,6 +49,9 @@ class Step:
     variance: Array  # posterior variance beta-tilde, DDPM Eq. 7; 0 at index 0
     mean_image: Array  # coefficient of the image in the posterior mean, DDPM Eq. 7
     mean_x: Array  # coefficient of x in the posterior mean, DDPM Eq. 7
+    # h_k / (2 h_{k+1}) with h the step in log(image_scale / noise_scale), DPM-Solver++ (2M); 0 at the first step taken,
+    # which has none before it, and at index 0, where h is infinite
+    extrapolation: Array
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["table", "count"], meta_fields=[])
@@ -64,10 +68,6 @@ class NoiseSchedule:
     def row(self, index: Array | int) -> Step:
         """Constants of the reverse step `index` (int32 [], traced or not)."""
         return jax.tree.map(lambda column: column[index], self.table)
-
-    def only(self, index: int) -> "NoiseSchedule":
-        """The one reverse step `index`, as a schedule of the same shape."""
-        return NoiseSchedule(jax.tree.map(lambda c: jnp.full_like(c, c[index]), self.table), jnp.int32(1))
 
     def __len__(self) -> int:
         return int(self.table.step.shape[0])
@@ -88,23 +88,40 @@ def cosine(total: int) -> np.ndarray:
 BETAS = {"linear": linear, "cosine": cosine}
 
 
-def respace(betas: np.ndarray, depth: int, steps: int) -> NoiseSchedule:
-    """The sub-process of `steps` reverse steps, evenly spaced over the lowest `depth` noise levels.
+def even(depth: int, count: int) -> np.ndarray:
+    """`count` levels from 0 to depth - 1: the last step is the whole process's last. [count] float64."""
+    return np.linspace(0, depth - 1, count) if count > 1 else np.array([depth - 1.0])
+
+
+def trailing(depth: int, count: int) -> np.ndarray:
+    """`count` levels as far apart as the lowest is from the clean image (Lin et al. 2024, "trailing"): with few steps
+    none is spent where there is hardly any noise. [count] float64."""
+    return np.arange(1, count + 1) * (depth / count) - 1
+
+
+SPACINGS = {"even": even, "trailing": trailing}
+
+
+def respace(betas: np.ndarray, depth: int, steps: int, spacing: str = "even") -> NoiseSchedule:
+    """The sub-process of `steps` reverse steps over the lowest `depth` noise levels.
 
     betas: [N] float64 of the whole process. depth in [1, N]: number of forward steps that noise the image.
     steps in [1, N]: rows of the table, so the shape does not depend on the depth; where steps > depth every one of the
     `depth` levels is used and the rest of the rows is unused. steps = depth = N is the whole process.
-    Raises InputError when depth or steps lie outside their ranges.
+    spacing: which levels, a name in SPACINGS. Raises InputError when depth or steps lie outside their ranges.
     """
     total = len(betas)
     for name, value in (("depth", depth), ("number of sampling steps", steps)):
         if not 1 <= value <= total:
             raise InputError(f"the {name} is {value}: it must lie in 1..{total}, the length of the noise schedule")
     count = min(steps, depth)
-    kept = np.round(np.linspace(0, depth - 1, count)).astype(np.int64) if count > 1 else np.array([depth - 1])
+    kept = np.round(SPACINGS[spacing](depth, count)).astype(np.int64)
     alpha_bars = np.cumprod(1 - np.asarray(betas, np.float64))[kept]
     before = np.append(1.0, alpha_bars[:-1])
     beta = 1 - alpha_bars / before
+    log_snr = 0.5 * np.log(alpha_bars / (1 - alpha_bars))
+    extrapolation = np.zeros(count)  # not at the ends
+    extrapolation[1:-1] = 0.5 * (log_snr[:-2] - log_snr[1:-1]) / (log_snr[1:-1] - log_snr[2:])
     columns = dict(
         beta=beta,
         image_scale=np.sqrt(alpha_bars),
@@ -114,6 +131,7 @@ def respace(betas: np.ndarray, depth: int, steps: int) -> NoiseSchedule:
         variance=beta * (1 - before) / (1 - alpha_bars),
         mean_image=np.sqrt(before) * beta / (1 - alpha_bars),
         mean_x=np.sqrt(1 - beta) * (1 - before) / (1 - alpha_bars),
+        extrapolation=extrapolation,
     )
 
     def column(values: np.ndarray, dtype: str) -> Array:  # unused rows repeat the last one: finite and never read

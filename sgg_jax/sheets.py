@@ -18,9 +18,9 @@ from sgg_jax.report.comparison import TITLES
 from sgg_jax.report.pictures import colorize, mistakes, overlaid, save, sheet
 from sgg_jax.report.plots import confusion
 from sgg_jax.results import SAMPLE_STEPS, SAMPLES, guide_place, guided_and_unguided, networks
-from sgg_jax.sampling import ddim
+from sgg_jax.sampling import Method, ddim
 from sgg_jax.schedule import respace
-from sgg_jax.translation import Look, Method, trace, translate
+from sgg_jax.translation import Look, trace, translate
 
 
 def sample_sheet(run: Experiment) -> None:

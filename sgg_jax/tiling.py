@@ -100,6 +100,18 @@ class Tiled:
     apply: Any
     tile: Tile
 
+    def with_deep(self, params: Params, image: Array, *rest: Array) -> Any:
+        return self._whole(image).with_deep(params, image, *rest)
+
+    def on_deep(self, params: Params, image: Array, *rest: Array) -> Any:
+        return self._whole(image).on_deep(params, image, *rest)
+
+    def _whole(self, image: Array) -> Any:
+        """The network, for what it can only do to a whole image; ValueError where that has tiles."""
+        if image.shape[1] > self.tile.height or image.shape[2] > self.tile.width:
+            raise ValueError("features are kept for images of one tile only")
+        return self.apply
+
     def __call__(self, params: Params, image: Array, *rest: Array) -> Array:
         height, width = image.shape[1:3]
         tile = Tile(min(self.tile.height, height), min(self.tile.width, width), self.tile.overlap)

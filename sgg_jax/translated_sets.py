@@ -13,7 +13,8 @@ from sgg_jax.pretrained import digest
 from sgg_jax.progress import Progress
 from sgg_jax.report.pictures import colorize, save, sheet
 from sgg_jax.results import curve_rows
-from sgg_jax.translation import Method, Translated, translate_all
+from sgg_jax.sampling import Method
+from sgg_jax.translation import Translated, translate_all
 from sgg_jax.types import Params
 
 SHEET = "before_after.png"

@@ -18,28 +18,11 @@ from jax.sharding import PartitionSpec as P
 from sgg_jax.data.dataset import Dataset, Example, readable
 from sgg_jax.devices import check_batch, replicate, shard
 from sgg_jax.errors import InputError
-from sgg_jax.guidance import Guidance, log_likelihood, present_pairs
-from sgg_jax.sampling import ReverseStep, chain, step_noise
+from sgg_jax.guidance import log_likelihood, present_pairs
+from sgg_jax.sampling import Given, Knobs, Method, State, advance, chain, start, step_noise
 from sgg_jax.schedule import NoiseSchedule, Step, add_noise, predict_image
 from sgg_jax.tiling import Tile, cover, covered_size, tiled
 from sgg_jax.types import VOID, Array, Denoiser, Segmenter, image_keys, to_float
-
-
-class Knobs(NamedTuple):
-    """Numbers of a translation that are data to jit: sweeping them does not recompile."""
-
-    scale: Any = 1.0  # lambda: guidance scale
-    fill: Any = 0.0  # what hides other classes from LCG, in [-1,1]
-    limit: Any = 1.0  # bound on |x0-hat|; infinity for none
-    seed: Any = 0  # of all noise
-
-
-class Method(NamedTuple):
-    """The functions and shapes of a translation: static to jit."""
-
-    guidance: Guidance
-    reverse: ReverseStep
-    microbatch: int  # (image, class) pairs that LCG's segmenter sees at once
 
 
 @partial(jax.jit, static_argnames=("method", "mesh"))
@@ -78,20 +61,7 @@ def translate(
         pairs = present_pairs(labels, classes, method.microbatch)
         deepest = schedule.row(schedule.count - 1)
         x = add_noise(deepest, image, step_noise(keys, 0, image.shape[1:]))  # the SDEdit start
-        x, ratios = chain(
-            denoiser,
-            segmenter,
-            method.guidance,
-            method.reverse,
-            schedule,
-            x,
-            labels,
-            pairs,
-            keys,
-            jnp.float32(knobs.scale),
-            jnp.float32(knobs.fill),
-            jnp.float32(knobs.limit),
-        )
+        x, ratios = chain(method, Given(denoiser, segmenter, schedule, labels, pairs, keys, knobs), x)
         translation = jnp.round((jnp.clip(x, -1, 1) + 1) * 127.5).astype(jnp.uint8)
         found = segmenter(to_float(translation)).argmax(-1) == labels
         known = jnp.sum(labels != VOID, axis=(1, 2))
@@ -129,16 +99,18 @@ def trace(
 ) -> tuple[list[Look], np.ndarray]:
     """The very steps of `translate` on one device, one by one: a Look before each, and the last image [B,H,W,3]."""
     keys = image_keys(jnp.asarray(knobs.seed), jnp.asarray(image_id))
-    given = jnp.asarray(labels).astype(jnp.int32)
-    deepest = schedule.row(int(schedule.count) - 1)
-    x = add_noise(deepest, to_float(jnp.asarray(image)), step_noise(keys, 0, image.shape[1:]))
-    looks = []
-    for index in reversed(range(int(schedule.count))):
-        row = schedule.row(index)
-        predicted, cross_entropy = _look(denoiser, segmenter, row, x, given, knobs)
-        looks.append(Look(int(row.step), np.asarray(x), np.asarray(predicted), np.asarray(cross_entropy)))
-        x = _step(denoiser, segmenter, schedule.only(index), x, given, keys, knobs, method=method)
-    return looks, np.asarray(x)
+    known = jnp.asarray(labels).astype(jnp.int32)
+    pairs = present_pairs(known, jax.eval_shape(segmenter, jnp.zeros(image.shape)).shape[-1], method.microbatch)
+    given = Given(denoiser, segmenter, schedule, known, pairs, keys, knobs)
+    count = int(schedule.count)
+    x = add_noise(schedule.row(count - 1), to_float(jnp.asarray(image)), step_noise(keys, 0, image.shape[1:]))
+    state, looks = start(method, given, x), []
+    for done in range(count):
+        row = schedule.row(count - 1 - done)
+        predicted, cross_entropy = _look(denoiser, segmenter, row, state.x, known, knobs)
+        looks.append(Look(int(row.step), np.asarray(state.x), np.asarray(predicted), np.asarray(cross_entropy)))
+        state = _advance(method, given, jnp.int32(done), state)
+    return looks, np.asarray(state.x)
 
 
 @jax.jit
@@ -146,21 +118,15 @@ def _look(
     denoiser: Denoiser, segmenter: Segmenter, row: Step, x: Array, labels: Array, knobs: Knobs
 ) -> tuple[Array, Array]:
     """x0-hat at x, and the cross-entropy of the labels in it, nats a known pixel [B]."""
-    eps = denoiser(x, jnp.broadcast_to(row.step, x.shape[:1]))
+    eps = denoiser(x, row.step[None])
     predicted = jnp.clip(predict_image(row, x, eps), -knobs.limit, knobs.limit)
     surprise = jax.vmap(lambda one, y: -log_likelihood(segmenter(one[None]), y[None]))(predicted, labels)
     return predicted, surprise / jnp.maximum(jnp.sum(labels != VOID, axis=(1, 2)), 1)
 
 
 @partial(jax.jit, static_argnames="method")
-def _step(
-    denoiser: Denoiser, segmenter: Segmenter, one: NoiseSchedule, x: Array, labels: Array, keys: Array, knobs: Knobs,
-    *, method: Method,
-) -> Array:  # fmt: skip
-    """The chain over a schedule of one row."""
-    pairs = present_pairs(labels, jax.eval_shape(segmenter, x).shape[-1], method.microbatch)
-    numbers = (jnp.float32(knobs.scale), jnp.float32(knobs.fill), jnp.float32(knobs.limit))
-    return chain(denoiser, segmenter, method.guidance, method.reverse, one, x, labels, pairs, keys, *numbers)[0]
+def _advance(method: Method, given: Given, done: Array, state: State) -> State:
+    return advance(method, given, done, state)[0]
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ Labels = Array
 Logits = Array
 """[B,H,W,C] float32."""
 StepIndex = Array
-"""[B] int32 in [0, N): index of the noise level, 0 is the least noisy."""
+"""[B] int32 in [0, N): index of the noise level, 0 is the least noisy; [1] where all images are at the same."""
 Params = Any
 """Weights: a nested dict of arrays."""
 Batch = dict[str, Any]

@@ -1,6 +1,8 @@
 """Compiler flags: set where they help, never over the user's own, never for a version that may not know them."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -29,3 +31,51 @@ def test_the_users_flags_stay(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
     compiler.set_cpu_flags()
     assert os.environ["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=false"
+
+
+def test_what_was_compiled_is_kept_in_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setattr(compiler.sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compiler.keep_compiled()
+    kept = tmp_path / "sgg_jax" / "compiled" / compiler.machine()
+    assert kept.is_dir()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(kept)
+
+
+def test_the_users_cache_directory_stays_and_an_impossible_one_is_no_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "mine")
+    compiler.keep_compiled()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "mine"
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setattr(compiler.sys, "platform", "linux")
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    compiler.keep_compiled()
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
+def test_the_cache_is_trimmed_by_last_use(tmp_path):
+    for age, name in enumerate(("new", "old", "oldest")):
+        (tmp_path / name).write_bytes(bytes(100))
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    compiler.trim(tmp_path, 300)
+    assert len(list(tmp_path.iterdir())) == 3
+    compiler.trim(tmp_path, 150)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_second_process_takes_what_the_first_one_compiled(tmp_path):
+    code = "import sgg_jax, jax, jax.numpy as jnp; print(jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((9, 9)))[0, 0])"
+    environment = {
+        **os.environ, "XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_LOG_COMPILES": "1",
+    }  # fmt: skip
+    del environment["JAX_COMPILATION_CACHE_DIR"]
+    runs = [
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    assert runs[0].stdout == runs[1].stdout
+    hits = ["Persistent compilation cache hit for 'jit__lambda'" in run.stderr for run in runs]
+    assert hits == [False, True], runs[1].stderr

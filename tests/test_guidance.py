@@ -12,7 +12,6 @@ from toys import CLASSES, labels, mixing_segmenter, pairs, pixelwise_segmenter, 
 from sgg_jax.guidance import (
     LOOKS,
     VARIANTS,
-    alternate,
     at_denoised,
     blurred,
     clipped,
@@ -24,6 +23,7 @@ from sgg_jax.guidance import (
     noise_ratio,
     normalized,
     present_pairs,
+    semantic_gradients,
     through_denoiser,
     unguided,
 )
@@ -186,11 +186,13 @@ def test_one_small_guided_step_lowers_the_cross_entropy(name):
     assert float(objective(against)) < float(objective(where.x))
 
 
-def test_sgg_alternates_by_row():
-    for index, wanted in ((0, global_scene), (1, local_class), (4, global_scene), (5, local_class)):
-        where = point(mixing_segmenter(), labels())
-        where = replace(where, row=replace(where.row, index=jnp.int32(index)))
-        np.testing.assert_allclose(VARIANTS["sgg"](where), wanted(where), rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize(("every", "local"), [(2, {1, 3, 5}), (3, {2, 5}), (5, {4})])
+def test_sgg_is_local_every_so_many_turns_and_not_in_the_last(every, local):
+    where = point(mixing_segmenter(), labels())
+    for turn in range(6):
+        wanted = local_class if turn in local else global_scene
+        found = semantic_gradients(every)(replace(where, turn=jnp.int32(turn)))
+        np.testing.assert_allclose(found, wanted(where), rtol=1e-5, atol=1e-6)
 
 
 def test_normalized_has_ratio_one():
@@ -260,4 +262,4 @@ def test_wrappers_of_equal_arguments_are_one_function():
     assert interval(clipped(at_denoised(global_scene), 2.0), 0, 9) is interval(
         clipped(at_denoised(global_scene), 2.0), 0, 9
     )
-    assert alternate(global_scene, local_class) is VARIANTS["sgg"]
+    assert semantic_gradients(2) is VARIANTS["sgg"]

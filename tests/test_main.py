@@ -32,6 +32,10 @@ def test_help_names_every_stage():
         (["run", "--workdir", "x"], "the following arguments are required: --config"),
         (["run", "--config", "configs/no.py", "--workdir", "x"], "configs/no.py: there is no such file"),
         (["run", "--config", "README.md", "--workdir", "x"], "README.md"),
+        (
+            ["run", "--config", "configs/quick.py:fats", "--workdir", "x"],
+            "configs/quick.py:fats: choose one of the presets paper, balanced, fast",
+        ),
         (["run", "--config", "configs/quick.py", "--workdir", "x", "--config.translate.dpeth=3"], "translate.dpeth"),
         (["run", "--config", "configs/quick.py", "--workdir", "x", "--config.translate.depth=deep"], "deep"),
         (["run", "--config", "configs/quick.py", "--workdir", "x", "again"], "do not know what to do with again"),
@@ -102,5 +106,20 @@ def test_fields_are_set_from_the_command_line():
 def test_every_config_loads():
     from main import load_config
 
-    for path in (ROOT / "configs").glob("*.py"):
+    for path in set((ROOT / "configs").glob("*.py")) - {ROOT / "configs" / "presets.py"}:
         assert load_config(str(path), []).seed == 0
+
+
+def test_a_preset_sets_fields_and_flags_count_over_it():
+    from configs.presets import PRESETS
+    from main import load_config
+
+    assert list(PRESETS) == ["paper", "balanced", "fast"]
+    assert len({frozenset(fields) for fields in PRESETS.values()}) == 1  # none leaves what another one sets
+    plain = load_config("configs/quick.py", [])
+    for name, fields in PRESETS.items():
+        config = load_config(f"configs/quick.py:{name}", ["--config.translate.eta=0.25"])
+        assert config.translate.eta == 0.25
+        assert {field: config.translate[field] for field in fields} == fields
+        assert config.translate.depth == plain.translate.depth
+    assert load_config("configs/quick.py:fast", ["--config.translate.steps=7"]).translate.steps == 7

@@ -198,6 +198,13 @@ def test_stages_out_of_order_are_refused(tmp_path):
         (lambda c: c.translate.update(guidance="ssg"), "config.translate.guidance is 'ssg': choose one of none, gsg"),
         (lambda c: c.translate.update(look="x"), "translate.look"),
         (lambda c: c.translate.update(sampler="x"), "ddpm, ddim"),
+        (lambda c: c.translate.update(spacing="x"), "even, trailing"),
+        (lambda c: c.translate.update(lcg_every=1), "translate.lcg_every is 1: it is a whole number of at least 2"),
+        (lambda c: c.translate.update(gradient_every=0), "translate.gradient_every is 0"),
+        (
+            lambda c: c.translate.update(deep_every=2, tile=(16, 16)),
+            "deep_every is 2, and the source's images are",
+        ),
         (lambda c: c.translate.update(guide="x"), "adapted, source"),
         (lambda c: c.translate.update(depth=1001), r"depth is 1001: it must lie in 1\.\.1000"),
         (lambda c: c.adapt.update(depths=(300, 200)), "each larger than the one before"),

@@ -33,6 +33,18 @@ def test_passes_and_seconds_are_counted(run):
     assert rows["adapt: fine-tune"].segmenter_passes == 2 * 3 * 4 * 4
 
 
+def test_what_several_steps_share_is_counted_once(run):
+    run.config.translate.update(lcg_every=4, gradient_every=2, deep_every=3)
+    calibrated = Calibration(run)
+    assert calibrated.cycle == 24  # gradients come again after eight steps, deep features after three
+    row = next(row for row in plan(run, ["translate"]).rows if row.stage == "translate")
+    present = np.mean([len(np.unique(run.source[i].labels)) for i in range(6)])
+    assert row.segmenter_passes == pytest.approx(2 * 6 * 3 / 2 * (0.75 + 0.25 * present))
+    share = calibrated.flops("on_deep") / calibrated.flops("denoiser")
+    assert 0.1 < share < 0.9
+    assert row.denoiser_passes == pytest.approx(6 * 3 * (1 + 2 * share) / 3)
+
+
 def test_flops_are_two_per_multiply_add(run):
     """The tiny segmenter's convolutions, counted by hand; borders make it a little less, norms a little more."""
     half, quarter = 8 * 16, 4 * 8  # pixels

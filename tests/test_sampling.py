@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 from toys import labels, mixing_segmenter, pairs, short_schedule, smooth_denoiser
 
 from sgg_jax.guidance import VARIANTS, global_scene, local_class, unguided
-from sgg_jax.sampling import ancestral, chain, ddim, step_noise
+from sgg_jax.sampling import Given, Knobs, Method, ancestral, chain, ddim, dpm_solver, step_noise
 from sgg_jax.schedule import cosine, linear, noise_schedule, respace
 from sgg_jax.types import VOID, image_keys
 
@@ -29,23 +29,14 @@ def gaussian_denoiser(schedule, mean, variance):
     return Partial(eps, schedule.table.image_scale, schedule.table.noise_scale)
 
 
-def run_chain(denoiser, schedule, x, reverse=ancestral, guidance=unguided, scale=0.0, given=None, limit=NO_LIMIT):
-    given = jnp.full(x.shape[:3], VOID) if given is None else given
+def run_chain(
+    denoiser, schedule, x, reverse=ancestral, guidance=unguided, scale=0.0, given=None, limit=NO_LIMIT, **every
+):
+    labels = jnp.full(x.shape[:3], VOID) if given is None else given
     keys = image_keys(jnp.int32(0), jnp.arange(x.shape[0]))
-    return jax.jit(chain, static_argnums=(2, 3))(
-        denoiser,
-        mixing_segmenter(),
-        guidance,
-        reverse,
-        schedule,
-        x,
-        given,
-        pairs(given),
-        keys,
-        jnp.float32(scale),
-        jnp.float32(0),
-        limit,
-    )
+    knobs = Knobs(jnp.float32(scale), jnp.float32(0), limit)
+    given = Given(denoiser, mixing_segmenter(), schedule, labels, pairs(labels), keys, knobs)
+    return jax.jit(chain, static_argnums=0)(Method(guidance, reverse, 4, **every), given, x)
 
 
 @pytest.mark.parametrize("betas", [linear(1000), cosine(1000)], ids=["linear", "cosine"])
@@ -87,8 +78,8 @@ def test_ddim_with_eta_one_is_the_ancestral_step():
     for i in range(6):
         row = short_schedule().row(i)
         for limit in (NO_LIMIT, jnp.float32(1.0)):
-            a = ancestral(row, x, eps, jnp.zeros_like(x), noise, limit)
-            b = ddim(1.0)(row, x, eps, jnp.zeros_like(x), noise, limit)
+            a, _ = ancestral(row, x, eps, 0 * x, noise, limit, 0 * x)
+            b, _ = ddim(1.0)(row, x, eps, 0 * x, noise, limit, 0 * x)
             np.testing.assert_allclose(a, b, atol=2e-5)
 
 
@@ -97,7 +88,8 @@ def test_ddim_with_eta_zero_keeps_the_predicted_noise():
     row = short_schedule().row(4)
     image = (x - row.noise_scale * eps) / row.image_scale
     wanted = row.image_scale_prev * image + row.noise_scale_prev * eps
-    np.testing.assert_allclose(ddim(0.0)(row, x, eps, jnp.zeros_like(x), noise, NO_LIMIT), wanted, atol=1e-5)
+    found, _ = ddim(0.0)(row, x, eps, 0 * x, noise, NO_LIMIT, 0 * x)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_deterministic_ddim_transports_a_gaussian():
@@ -111,22 +103,29 @@ def test_deterministic_ddim_transports_a_gaussian():
     np.testing.assert_allclose(image, mean + np.sqrt(variance) * z, atol=0.02)
 
 
+def shift(reverse, row, x, eps, gradient, noise):
+    """How far a gradient moves a reverse step."""
+    guided, plain = (reverse(row, x, eps, g, noise, NO_LIMIT, 0 * x)[0] for g in (gradient, 0 * x))
+    return guided - plain
+
+
 def test_guidance_moves_the_mean_by_sigma_times_the_gradient():
     x, eps, noise, gradient = draws((2, 3, 4, 3), 4)
     for i in (0, 3, 5):
         row = short_schedule().row(i)
-        moved = ancestral(row, x, eps, gradient, noise, NO_LIMIT) - ancestral(row, x, eps, 0 * x, noise, NO_LIMIT)
+        moved = shift(ancestral, row, x, eps, gradient, noise)
         np.testing.assert_allclose(moved, row.variance * gradient, atol=1e-5)
-        moved = ddim(1.0)(row, x, eps, gradient, noise, NO_LIMIT) - ddim(1.0)(row, x, eps, 0 * x, noise, NO_LIMIT)
+        moved = shift(ddim(1.0), row, x, eps, gradient, noise)
         np.testing.assert_allclose(moved, row.beta / jnp.sqrt(1 - row.beta) * gradient, atol=3e-5)
 
 
 def test_limit_bounds_the_predicted_image():
     x, eps, noise = draws((2, 3, 4, 3), 3)
     row = short_schedule().row(0)  # the last step returns x0-hat itself
-    assert float(jnp.abs(ancestral(row, 5 * x, eps, 0 * x, noise, NO_LIMIT)).max()) > 1.5
-    for step in (ancestral, ddim(0.0)):
-        assert float(jnp.abs(step(row, 5 * x, eps, 0 * x, noise, jnp.float32(0.7))).max()) <= 0.7 + 1e-5
+    assert float(jnp.abs(ancestral(row, 5 * x, eps, 0 * x, noise, NO_LIMIT, 0 * x)[0]).max()) > 1.5
+    for step in (ancestral, ddim(0.0), dpm_solver):
+        for found in step(row, 5 * x, eps, 0 * x, noise, jnp.float32(0.7), 0 * x):
+            assert float(jnp.abs(found).max()) <= 0.7 + 1e-5
 
 
 def test_chain_is_the_literal_loop():
@@ -149,6 +148,7 @@ def test_chain_is_the_literal_loop():
             x=y,
             eps=eps,
             row=row,
+            turn=row.index,
             labels=given,
             pairs=where.pairs,
             fill=jnp.float32(0),

@@ -111,9 +111,21 @@ def test_diffuse_and_predict_are_inverse():
         np.testing.assert_allclose(predict_image(schedule.row(k), x[i], noise[i]), image[i], atol=3e-6)
 
 
-def test_one_row_as_a_schedule():
-    schedule = respace(linear(1000), 400, 6)
-    one = schedule.only(3)
-    assert (len(one), int(one.count)) == (6, 1)
-    for found, wanted in zip(jax.tree.leaves(one.row(0)), jax.tree.leaves(schedule.row(3)), strict=True):
-        assert found == wanted and found.dtype == wanted.dtype
+def test_trailing_steps_are_as_far_apart_as_the_lowest_is_from_the_image():
+    assert np.asarray(respace(linear(1000), 100, 5, "trailing").table.step).tolist() == [19, 39, 59, 79, 99]
+    assert np.asarray(respace(linear(1000), 7, 7, "trailing").table.step).tolist() == list(range(7))
+    assert np.asarray(respace(linear(1000), 100, 1, "trailing").table.step).tolist() == [99]
+    assert int(respace(linear(1000), 5, 8, "trailing").count) == 5
+
+
+def test_extrapolation_is_half_the_ratio_of_steps_in_log_snr():
+    alpha_bars = np.cumprod(1 - linear(1000))
+    schedule = respace(linear(1000), 500, 7)
+    steps = np.asarray(schedule.table.step)
+    log_snr = np.log(np.sqrt(alpha_bars[steps]) / np.sqrt(1 - alpha_bars[steps]))
+    for i in range(1, 6):
+        wanted = (log_snr[i - 1] - log_snr[i]) / (2 * (log_snr[i] - log_snr[i + 1]))
+        assert float(schedule.row(i).extrapolation) == pytest.approx(wanted, rel=1e-5)
+    assert float(schedule.row(0).extrapolation) == float(schedule.row(6).extrapolation) == 0
+    for count in (1, 2):
+        np.testing.assert_array_equal(respace(linear(1000), 500, count).table.extrapolation, 0)

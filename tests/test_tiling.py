@@ -15,9 +15,9 @@ from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
 from sgg_jax.guidance import VARIANTS
 from sgg_jax.models.layers import conv2d
-from sgg_jax.sampling import ancestral
+from sgg_jax.sampling import Knobs, Method, ancestral
 from sgg_jax.tiling import Tile, _plan, cover, covered_size, starts, tile_count, tile_of, tiled, weights
-from sgg_jax.translation import Knobs, Method, translate_all
+from sgg_jax.translation import translate_all
 from sgg_jax.types import VOID
 
 

@@ -13,8 +13,8 @@ from toys import CLASSES, labels, mixing_segmenter, short_schedule, smooth_denoi
 from sgg_jax.data.dataset import ClassInfo, Example
 from sgg_jax.errors import InputError
 from sgg_jax.guidance import VARIANTS
-from sgg_jax.sampling import ancestral, ddim
-from sgg_jax.translation import Knobs, Method, trace, translate, translate_all
+from sgg_jax.sampling import Knobs, Method, ancestral, ddim
+from sgg_jax.translation import trace, translate, translate_all
 from sgg_jax.types import VOID
 
 KNOBS = Knobs(scale=jnp.float32(0.5), fill=jnp.float32(0), limit=jnp.float32(1), seed=jnp.int32(11))

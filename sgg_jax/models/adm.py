@@ -99,6 +99,7 @@ class ADM(nnx.Module):
         if classes and not -1 <= label < classes:
             raise ValueError(f"label is {label}; the network has {classes} classes, from 0 on")
         self.features, self.learn_sigma, self.label, self.remat = channels, learn_sigma, label, remat
+        self.blocks = blocks
 
         block = partial(ResBlock, embedding=4 * channels, scale_shift_norm=scale_shift_norm, dtype=dtype, rng=rng)
         attend = partial(
@@ -131,7 +132,17 @@ class ADM(nnx.Module):
         self.out = Conv(widths[0], 6 if learn_sigma else 3, 3, dtype="float32", rng=rng, gain=0.0)
 
     def __call__(self, x: Array, step: Array) -> Array:
-        return self._predict(x, step)[..., :3]
+        return self.with_deep(x, step)[0]
+
+    def with_deep(self, x: Array, step: Array) -> tuple[Array, Array]:
+        """eps, and the map that the lower resolutions hand up, for `on_deep`."""
+        outputs, deep = self._predict(x, step)
+        return outputs[..., :3], deep
+
+    def on_deep(self, x: Array, step: Array, deep: Array) -> Array:
+        """eps by the layers of full resolution alone, on an earlier step's map (DeepCache, Ma et al. 2024)."""
+        embedding, skips = self._enter(x, step)
+        return self._leave(deep, skips, embedding)[..., :3]
 
     def with_variance(self, x: Array, step: Array) -> tuple[Array, Array]:
         """eps, and where in log space the variance lies between beta-tilde and beta; both [B,H,W,3] float32.
@@ -141,11 +152,17 @@ class ADM(nnx.Module):
         """
         if not self.learn_sigma:
             raise ValueError("this network predicts no variance: learn_sigma is False")
-        eps, variance = jnp.split(self._predict(x, step), 2, axis=-1)
+        eps, variance = jnp.split(self._predict(x, step)[0], 2, axis=-1)
         return eps, variance
 
-    def _predict(self, x: Array, step: Array) -> Array:
-        """All outputs: [B,H,W,3 or 6] float32."""
+    def _predict(self, x: Array, step: Array) -> tuple[Array, Array]:
+        """All outputs [B,H,W,3 or 6] float32, and the map from below full resolution."""
+        embedding, skips = self._enter(x, step)
+        deep = self._below(skips[-1], embedding)
+        return self._leave(deep, skips, embedding), deep
+
+    def _enter(self, x: Array, step: Array) -> tuple[Array, list[Array]]:
+        """The step's embedding, and the maps of full resolution on the way down."""
         if x.shape[1] % self.stride or x.shape[2] % self.stride:
             raise ValueError(f"image size {x.shape[1]}x{x.shape[2]} is no multiple of the UNet's stride {self.stride}")
         embedding = self.embed2(jax.nn.silu(self.embed1(step_features(step, self.features))))
@@ -153,15 +170,30 @@ class ADM(nnx.Module):
             if self.label < 0:
                 raise ValueError("the network is class-conditional: `label` says which class it is to draw")
             embedding = embedding + self.labels[...][self.label]
-        h = self.stem(x)
-        skips = [h]
-        for row in self.down:
+        skips = [self.stem(x)]
+        for row in self.down[: self.blocks]:
+            skips.append(self._through(row, skips[-1], embedding))
+        return embedding, skips
+
+    def _below(self, h: Array, embedding: Array) -> Array:
+        """All lower resolutions, down and up again."""
+        skips: list[Array] = []
+        for row in self.down[self.blocks :]:
             h = self._through(row, h, embedding)
             skips.append(h)
         h = self._through(self.middle, h, embedding)
-        for row in self.up:
-            h = self._through(row, jnp.concatenate([h, skips.pop()], axis=-1), embedding)
+        return self._back(self.up[: len(skips)], h, skips, embedding)
+
+    def _leave(self, h: Array, skips: list[Array], embedding: Array) -> Array:
+        """Full resolution on the way up, and the output."""
+        h = self._back(self.up[-len(skips) :], h, skips, embedding)
         return self.out(jax.nn.silu(self.norm(h.astype(jnp.float32))))
+
+    def _back(self, rows: list[nnx.List], h: Array, skips: list[Array], embedding: Array) -> Array:
+        """Rows of the way up; each takes the last of `skips`."""
+        for row in rows:
+            h = self._through(row, jnp.concatenate([h, skips.pop()], axis=-1), embedding)
+        return h
 
     def _through(self, row: nnx.List, h: Array, embedding: Array) -> Array:
         for layer in row:

@@ -85,25 +85,57 @@ class UNet(nnx.Module):
         self.out = Conv(channels + widths[0], 3 * patch**2, 3, dtype=dtype, rng=rng, gain=0.0)
 
     def __call__(self, x: Array, step: Array) -> Array:
+        return self.with_deep(x, step)[0]
+
+    def with_deep(self, x: Array, step: Array) -> tuple[Array, Array]:
+        """The noise, and the map that the lower resolutions hand up, for `on_deep`."""
+        embedding, skips = self._enter(x, step)
+        deep = self._below(skips[-1], embedding)
+        return self._leave(deep, skips, embedding), deep
+
+    def on_deep(self, x: Array, step: Array, deep: Array) -> Array:
+        """The noise by the layers of the first resolution alone, on an earlier map (DeepCache, Ma et al. 2024)."""
+        embedding, skips = self._enter(x, step)
+        return self._leave(deep, skips, embedding)
+
+    def _enter(self, x: Array, step: Array) -> tuple[Array, list[Array]]:
+        """The step's embedding, and the maps of the first resolution on the way down."""
         if x.shape[1] % self.stride or x.shape[2] % self.stride:
             raise ValueError(f"image size {x.shape[1]}x{x.shape[2]} is no multiple of the UNet's stride {self.stride}")
         embedding = self.embed2(jax.nn.silu(self.embed1(step_features(step, self.features))))
         embedding = jax.nn.silu(embedding)
         h = self.stem(space_to_depth(x, self.patch))
-        skips = [h]
-        for level, row in enumerate(self.down):
-            for block, attend in row:
-                h = block(h, embedding)
-                h = h if attend is None else attend(h)
-                skips.append(h)
-            if level < len(self.shrink):
-                h = self.shrink[level](h)
+        return embedding, [h, *self._down(self.down[0], h, embedding)]
+
+    def _below(self, h: Array, embedding: Array) -> Array:
+        """All lower resolutions, down and up again: [B,H/patch,W/patch,C] -> the same size."""
+        skips: list[Array] = []
+        for shrink, row in zip(self.shrink, self.down[1:], strict=True):
+            skips += self._down(row, shrink(h), embedding)
+            h = skips[-1]
         h = self.middle[2](self.middle[1](self.middle[0](h, embedding)), embedding)
-        for level, row in enumerate(self.up):
-            for block, attend in row:
-                h = block(jnp.concatenate([h, skips.pop()], axis=-1), embedding)
-                h = h if attend is None else attend(h)
-            if level < len(self.grow):
-                h = self.grow[level](repeat_pixels(h))
+        for row, grow in zip(self.up[:-1], self.grow, strict=True):
+            h = grow(repeat_pixels(self._up(row, h, skips, embedding)))
+        return h
+
+    def _leave(self, h: Array, skips: list[Array], embedding: Array) -> Array:
+        """The first resolution on the way up, and the output."""
+        h = self._up(self.up[-1], h, skips, embedding)
         h = jax.nn.silu(self.norm(jnp.concatenate([h, skips.pop()], axis=-1)))
         return depth_to_space(self.out(h), self.patch).astype(jnp.float32)
+
+    def _down(self, row: nnx.List, h: Array, embedding: Array) -> list[Array]:
+        """The map after each of a resolution's blocks."""
+        skips = []
+        for block, attend in row:
+            h = block(h, embedding)
+            h = h if attend is None else attend(h)
+            skips.append(h)
+        return skips
+
+    def _up(self, row: nnx.List, h: Array, skips: list[Array], embedding: Array) -> Array:
+        """Blocks of a resolution on the way up; each takes the last of `skips`."""
+        for block, attend in row:
+            h = block(jnp.concatenate([h, skips.pop()], axis=-1), embedding)
+            h = h if attend is None else attend(h)
+        return h

@@ -1,0 +1,19 @@
+"""How many steps a translation takes and what they share: named sets of fields of config.translate.
+
+    python main.py run --config configs/streets.py:fast --workdir runs/fast
+
+Fields that are set on the command line count over those of the preset.
+"""
+
+PRESETS = {
+    # N-step ancestral sampling: every step of the depth, global and local gradients by turns, as the paper.
+    "paper": dict(
+        steps=0, spacing="even", sampler="ddpm", lcg_every=2, gradient_every=1, deep_every=1, interval=(0.0, 1.0)
+    ),
+    "balanced": dict(
+        steps=12, spacing="even", sampler="ddpm", lcg_every=2, gradient_every=1, deep_every=1, interval=(0.0, 1.0)
+    ),
+    "fast": dict(
+        steps=5, spacing="trailing", sampler="dpm", lcg_every=2, gradient_every=1, deep_every=1, interval=(0.0, 1.0)
+    ),
+}
