@@ -277,6 +277,7 @@ def get_config() -> ConfigDict:
             seeds=(0, 1, 2),
             # Candidates of the baselines' own settings: the best on data.val for config.seed is used for all.
             sdedit_depths=(300, 400, 500, 600, 700),  # 600 is best on streets (docs/results.md)
+            sdedit_steps=0,  # reverse steps of unguided SDEdit, whose depths are large; 0 for translate.steps
             fda_betas=(0.05, 0.1, 0.2),
         )
     )

@@ -153,9 +153,9 @@ class Calibration:
         steps = math.lcm(c.lcg_every * c.gradient_every, c.deep_every)
         return steps * -(-4 // steps)
 
-    def translation(self, method: Method, depth: int) -> float:
-        """Seconds per image of a translation of that depth."""
-        steps = int(self.run.schedule(depth).count)
+    def translation(self, method: Method, depth: int, steps: int | None = None) -> float:
+        """Seconds per image of a translation of that depth; steps: by default config.translate.steps."""
+        steps = int(self.run.schedule(depth, steps).count)
         return self.translation_step(method) * steps / self.run.config.translate.batch_size
 
     def scoring(self, dataset: Dataset) -> tuple[float, float, float]:

@@ -83,6 +83,7 @@ class Comparison:
         for depth in c.sdedit_depths:
             if not isinstance(depth, int) or not 1 <= depth <= total:
                 raise InputError(f"config.compare.sdedit_depths has {depth!r}: a depth lies in 1..{total}")
+            self.run.schedule(depth, self.run.sdedit_steps)
         for beta in c.fda_betas:
             if not isinstance(beta, int | float) or not 0 <= beta <= 0.5:
                 raise InputError(f"config.compare.fda_betas has {beta!r}: a share of the image's side lies in 0..0.5")

@@ -289,11 +289,17 @@ class Experiment:
         betas: np.ndarray = choose(schedule.BETAS, section.schedule, "denoiser.schedule")(section.total)
         return betas
 
-    def schedule(self, depth: int) -> schedule.NoiseSchedule:
-        """Reverse steps of a translation of that depth, as config.translate says."""
+    def schedule(self, depth: int, steps: int | None = None) -> schedule.NoiseSchedule:
+        """Reverse steps of a translation of that depth, as config.translate says; steps: another number of them."""
         c = self.config.translate
         choose(schedule.SPACINGS, c.spacing, "translate.spacing")
-        return schedule.respace(self.betas, depth, c.steps or self.config.denoiser.total, c.spacing)
+        steps = (c.steps if steps is None else steps) or self.config.denoiser.total
+        return schedule.respace(self.betas, depth, steps, c.spacing)
+
+    @property
+    def sdedit_steps(self) -> int:
+        """Reverse steps of unguided SDEdit in a comparison."""
+        return self.config.compare.sdedit_steps or self.config.translate.steps
 
     def method(self, variant: str = "") -> Method:
         """The configured sampler with the configured guidance, or with another variant of it."""

@@ -93,7 +93,9 @@ def lab(image: np.ndarray, target: np.ndarray, setting: Any) -> np.ndarray:
 def sdedit(run: Experiment, directory: Path, depth: int) -> Dataset:
     """Unguided and without labels, from the source image itself; the guide is an operand that is not looked at."""
     label, params, method = f"sdedit, n={depth}", run.segmenter_network()[1], run.method("none")
-    return translate_into(run, directory, params, depth, method, len(run.source), label, "none", run.source)
+    return translate_into(
+        run, directory, params, depth, method, len(run.source), label, "none", run.source, steps=run.sdedit_steps
+    )
 
 
 def start_time(run: Experiment) -> float:
@@ -138,8 +140,8 @@ METHODS = {
     "none": Way(source_images),
     "color": Way(painted(lab), painting_time(lab)),
     "fda": Way(painted(fda), painting_time(fda), "fda_betas"),
-    "sdedit": Way(sdedit, lambda run, calibration, depth: calibration.translation(run.method("none"), depth),
-                  "sdedit_depths"),
+    "sdedit": Way(sdedit, lambda run, calibration, depth: calibration.translation(run.method("none"), depth,
+                                                                                  run.sdedit_steps), "sdedit_depths"),
     "gsg": guided("gsg"),
     "lcg": guided("lcg"),
     "sgg": guided("sgg"),

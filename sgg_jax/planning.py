@@ -182,7 +182,8 @@ def _comparison_rows(calibration: Calibration) -> list[Row]:
         rounds = len(c.adapt.depths) * work.adapted
         rows.append(_training(calibration, "compare: fine-tune", "adapt", run.source, rounds))
     if work.unguided:
-        rows.append(_translation(calibration, "compare: unguided", work.unguided, images, guided=False))
+        each = run.sdedit_steps
+        rows.append(_translation(calibration, "compare: unguided", work.unguided, images, guided=False, each=each))
     if depths := list(c.adapt.depths) * work.adapted + [c.translate.depth] * work.guided:
         rows.append(_translation(calibration, "compare: guided", depths, images, guided=True))
     return rows
@@ -208,10 +209,13 @@ def _training(calibration: Calibration, title: str, section: str, dataset: Datas
     return Row(title, *counts, passes * calibration.flops(kind), seconds)
 
 
-def _translation(calibration: Calibration, title: str, depths: list[int], images: int, *, guided: bool) -> Row:
+def _translation(
+    calibration: Calibration, title: str, depths: list[int], images: int, *, guided: bool, each: int | None = None
+) -> Row:
+    """each: reverse steps of every translation, by default config.translate.steps."""
     run = calibration.run
     c = run.config.translate
-    steps = sum(int(run.schedule(depth).count) for depth in depths)
+    steps = sum(int(run.schedule(depth, each).count) for depth in depths)
     local = 1 / c.lcg_every if c.guidance == "sgg" else LOCAL.get(c.guidance, 0.0)
     gradients = (guided and c.guidance != "none") / c.gradient_every
     present = np.mean(

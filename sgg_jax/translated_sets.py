@@ -24,20 +24,21 @@ SHOWN = 8
 
 def translate_into(
     run: Experiment, directory: Path, guide: Params, depth: int, method: Method, count: int, label: str,
-    guidance: str = "", start: Dataset | None = None, keep: float = 0.0,
+    guidance: str = "", start: Dataset | None = None, keep: float = 0.0, steps: int | None = None,
 ) -> Dataset:  # fmt: skip
     """Translates the first `count` source images into `directory`, doing what is missing there; opens the result.
 
     start: the source as it is noised, by default what config.translate.start says of this guide.
     keep: least share of an image's known pixels in which the guide must find their label in its translation; an image
         below it is dropped, and the manifest says so.
+    steps: reverse steps, by default config.translate.steps.
     """
     source = run.source
     writer = TranslationWriter(str(directory), source.classes)
     finished = writer.finished()
     todo = [index for index in range(count) if source.name(index) not in finished]
     if todo:
-        schedule, denoiser = run.schedule(depth), run.denoiser()
+        schedule, denoiser = run.schedule(depth, steps), run.denoiser()
         common = {
             "depth": depth,
             "seed": run.config.seed,

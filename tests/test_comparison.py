@@ -30,6 +30,7 @@ def config(methods=METHODS, seeds=(0, 1)):
     found = tiny()
     found.compare.methods, found.compare.seeds = methods, seeds
     found.compare.sdedit_depths, found.compare.fda_betas = (300, 400), (0.1,)
+    found.compare.sdedit_steps = 2
     return found
 
 
@@ -100,6 +101,12 @@ def test_the_best_depth_of_sdedit_is_chosen_on_val_by_the_configs_seed(finished)
     assert found["sdedit", 0]["val_miou"] == best["val_miou"]
     assert (finished / "seeds" / "1" / "methods" / f"sdedit-{best['setting']}").is_dir()
     assert len(list((finished / "seeds" / "1" / "methods").glob("sdedit-*"))) == 1
+
+
+def test_sdedit_has_its_own_number_of_steps(finished):
+    for name, steps in (("sdedit-300", 2), ("sgg", 3)):
+        lines = (finished / "methods" / name / "translated" / "manifest.jsonl").read_text().splitlines()
+        assert {len(json.loads(line)["ratios"]) for line in lines} == {steps}
 
 
 def test_painted_images_follow_a_target_image_drawn_by_seed_and_id(finished):
@@ -211,6 +218,7 @@ def test_every_method_has_a_title():
         (lambda c: c.compare.update(fda_betas=(0.7,)), "fda_betas has 0.7"),
         (lambda c: c.compare.update(sdedit_depths=(2000,)), r"sdedit_depths has 2000: a depth lies in 1\.\.1000"),
         (lambda c: c.compare.update(sdedit_depths=()), "sdedit_depths is empty"),
+        (lambda c: c.compare.update(sdedit_steps=-2), r"number of sampling steps is -2"),
         (lambda c: c.data.test.update(name="none"), "name them in config.data.test"),
         (lambda c: c.data.judge.update(name="none"), "oracle trains on labelled target images"),
         (lambda c: c.data.val.update(name="none"), "sdedit_depths has several candidates, and no config.data.val"),
