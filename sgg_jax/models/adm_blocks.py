@@ -7,7 +7,7 @@ from flax import nnx
 from jax import lax
 
 from sgg_jax.models.convolutions import AtrousConv
-from sgg_jax.models.layers import Array, Conv, Linear, Rng, repeat_pixels
+from sgg_jax.models.layers import Array, Conv, Linear, Rng, channel_mean, repeat_pixels
 
 
 def average_pool(x: Array) -> Array:
@@ -36,7 +36,7 @@ class GroupNorm(nnx.Module):
         wide = x.astype(jnp.float32)
 
         def group_mean(values: Array) -> Array:  # [B,H,W,C] -> [B,1,1,C], equal within a group
-            means = values.mean((1, 2)).reshape(-1, 32, values.shape[-1] // 32).mean(-1)
+            means = channel_mean(values).reshape(-1, 32, values.shape[-1] // 32).mean(-1)
             return jnp.repeat(means, values.shape[-1] // 32, axis=1)[:, None, None]
 
         mean = group_mean(wide)

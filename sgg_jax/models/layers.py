@@ -58,7 +58,7 @@ conv2d.defvjp(_conv_forward, _conv_backward)
 def channel_sum(x: Array) -> Array:
     """Sum over the places of each image: [B,H,W,C] -> [B,C].
 
-    One side after the other: XLA:CPU takes 2 to 9 times longer for both at once (benchmarks/layers.py).
+    One side after the other: XLA:CPU takes up to 8 times longer for both at once (docs/performance.md).
     """
     return x.sum(1).sum(1)
 
