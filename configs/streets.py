@@ -1,5 +1,5 @@
-"""The demo: the main job on streets, the embedded pair of domains, with the shipped denoiser; a quarter of an hour on two
-CPU cores.
+"""The demo: the main job on streets, the embedded pair of domains, with the shipped denoiser; a quarter of an hour on
+two CPU cores.
 
     python main.py run --config configs/streets.py --workdir runs/streets
 
@@ -17,12 +17,12 @@ def get_config():
     for recipe, steps in ((config.segmenter, 300), (config.adapt, 130), (config.student, 200)):
         recipe.training.steps = steps
         recipe.training.batch_size = 8
-    config.translate.update(steps=3, sampler="dpm", spacing="trailing")
+    config.translate.update(steps=4, spacing="trailing")
     config.translate.unguided = 32
     config.translate.donors = 400
     config.adapt.depths = (10, 20, 40)  # shallow rounds first: they are what makes PTL climb (docs/results.md)
     config.compare.methods = ("none", "sdedit", "sgg_ptl", "oracle")
     config.compare.seeds = (0,)
-    config.compare.sdedit_steps = 8  # from deep in the noise three would blur
+    config.compare.sdedit_steps = 8  # from deep in the noise four would blur
     config.compare.sdedit_depths = (600,)  # the study's best, so that the demo need not search
     return config

@@ -1,7 +1,6 @@
 """config -> objects. Below main.py a config is read here, in roles.py (data sets) and by the stages; nowhere deeper."""
 
 import io
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from sgg_jax.given import is_directory, open_given
 from sgg_jax.models import Apply
 from sgg_jax.networks import describe_network, make_network, outline_network
 from sgg_jax.optimization import Recipe
-from sgg_jax.parameterization import PREDICTIONS, WEIGHTINGS
+from sgg_jax.parameterization import PREDICTIONS, WEIGHTINGS, FromNoise
 from sgg_jax.prediction import Views
 from sgg_jax.pretrained import load_pretrained, locate
 from sgg_jax.progress import Progress, track
@@ -167,7 +166,7 @@ class Experiment:
         return devices.data_mesh()
 
     @cached_property
-    def denoiser_network(self) -> tuple[Callable[..., Any], Params]:
+    def denoiser_network(self) -> tuple[FromNoise, Params]:
         """(apply, weights that training starts from); apply gives the predicted noise whatever the network gives."""
         c = self.config.denoiser
         name = c.weights if is_directory(c.weights) else c.network

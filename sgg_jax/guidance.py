@@ -34,7 +34,7 @@ class Pairs:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["seen", "x", "eps", "row", "turn", "labels", "pairs", "fill", "denoiser", "segmenter"],
+    data_fields=["seen", "x", "eps", "row", "push", "turn", "labels", "pairs", "fill", "denoiser", "segmenter"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Point:
     x: NoisyImage  # [B,H,W,3], the chain's x_k
     eps: Array  # [B,H,W,3], the noise predicted at x_k
     row: Step  # constants of this reverse step
+    push: Array  # float32 [], by how much of a gradient the sampler moves x_{k-1}: Sigma, for the paper's
     turn: Array  # int32 [], guidances that are to be taken after this one: 0 is the last
     labels: Labels  # [B,H,W]
     pairs: Pairs  # present (image, class) pairs of the labels
@@ -175,12 +176,12 @@ LOOKS: dict[str, Callable[[Guidance], Guidance]] = {
 }
 
 
-def noise_ratio(row: Step, gradient: Array) -> Array:
+def noise_ratio(push: Array, gradient: Array) -> Array:
     """rms(Sigma * gradient) / sigma of each image: how far guidance moves the mean, in units of the noise. [B]
 
-    Sigma is the posterior's, whatever sampler runs: for DDIM the ratio says what the ancestral step would do.
+    push: Sigma of the ancestral step. A sampler without noise has one that moves x as far, and it is measured by that.
     """
-    return jnp.sqrt(row.variance * jnp.mean(jnp.square(gradient), axis=(1, 2, 3)))
+    return jnp.sqrt(push * jnp.mean(jnp.square(gradient), axis=(1, 2, 3)))
 
 
 @cache
@@ -228,7 +229,7 @@ def normalized(guidance: Guidance) -> Guidance:
 
     def guide(point: Point) -> Array:
         gradient = guidance(point)
-        ratio = noise_ratio(point.row, gradient)[:, None, None, None]
+        ratio = noise_ratio(point.push, gradient)[:, None, None, None]
         return jnp.where(ratio > 0, gradient / jnp.where(ratio > 0, ratio, 1.0), 0.0)
 
     return guide
@@ -240,7 +241,7 @@ def clipped(guidance: Guidance, limit: float) -> Guidance:
 
     def guide(point: Point) -> Array:
         gradient = guidance(point)
-        ratio = noise_ratio(point.row, gradient)[:, None, None, None]
+        ratio = noise_ratio(point.push, gradient)[:, None, None, None]
         return gradient * jnp.minimum(1.0, limit / jnp.maximum(ratio, limit))
 
     return guide

@@ -9,6 +9,7 @@ steps (`Method`).
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -21,6 +22,19 @@ from sgg_jax.schedule import NoiseSchedule, Step, posterior_mean, predict_image
 from sgg_jax.types import Array, Denoiser, Labels, NoisyImage, Segmenter
 
 ReverseStep = Callable[[Step, NoisyImage, Array, Array, Array, Array, Array], tuple[NoisyImage, Array]]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A reverse step that is called as such, and by how much of the gradient it moves x_{k-1}."""
+
+    step: ReverseStep
+    push: Callable[[Step], Array]  # [] float32
+
+    def __call__(
+        self, row: Step, x: NoisyImage, eps: Array, gradient: Array, noise: Array, limit: Array, before: Array
+    ) -> tuple[NoisyImage, Array]:
+        return self.step(row, x, eps, gradient, noise, limit, before)
 
 
 class Knobs(NamedTuple):
@@ -36,7 +50,7 @@ class Method(NamedTuple):
     """The functions and shapes of a translation: static to jit."""
 
     guidance: Guidance
-    reverse: ReverseStep
+    reverse: Sampler
     microbatch: int  # (image, class) pairs that LCG's segmenter sees at once
     gradient_every: int = 1  # steps that share a gradient, the first one's
     deep_every: int = 1  # steps that share the denoiser's features below its first resolution, the first one's
@@ -63,7 +77,7 @@ class State(NamedTuple):
     deep: Any  # the denoiser's deep features as taken last; () where every step has its own
 
 
-def ancestral(
+def _ancestral(
     row: Step, x: NoisyImage, eps: Array, gradient: Array, noise: Array, limit: Array, before: Array
 ) -> tuple[NoisyImage, Array]:
     """The paper's step: x_{k-1} ~ N(mu + Sigma * gradient, Sigma), mu and Sigma of DDPM Eq. 7 at x0-hat."""
@@ -72,8 +86,11 @@ def ancestral(
     return mean + jnp.sqrt(row.variance) * noise, image
 
 
+ancestral = Sampler(_ancestral, lambda row: row.variance)
+
+
 @cache
-def ddim(eta: float) -> ReverseStep:
+def ddim(eta: float) -> Sampler:
     """DDIM (Song et al. 2021, Eq. 12 and 16); eta = 0 is deterministic, eta = 1 without guidance is `ancestral`.
 
     Guidance enters through the noise estimate (Dhariwal & Nichol 2021, Alg. 2). At eta = 1 it moves the mean by
@@ -90,10 +107,14 @@ def ddim(eta: float) -> ReverseStep:
         direction = jnp.sqrt(jnp.maximum(row.noise_scale_prev**2 - variance, 0.0))
         return row.image_scale_prev * image + direction * implied + jnp.sqrt(variance) * noise, image
 
-    return step
+    def push(row: Step) -> Array:
+        direction = jnp.sqrt(jnp.maximum(row.noise_scale_prev**2 - eta**2 * row.variance, 0.0))
+        return row.noise_scale * (row.image_scale_prev * row.noise_scale / row.image_scale - direction)
+
+    return Sampler(step, push)
 
 
-def dpm_solver(
+def _dpm_solver(
     row: Step, x: NoisyImage, eps: Array, gradient: Array, noise: Array, limit: Array, before: Array
 ) -> tuple[NoisyImage, Array]:
     """DPM-Solver++(2M) (Lu et al. 2022, Alg. 2) for the denoiser, an Euler step for the guidance; deterministic.
@@ -104,8 +125,11 @@ def dpm_solver(
     image = jnp.clip(predict_image(row, x, eps), -limit, limit)
     shrink = row.noise_scale_prev / row.noise_scale
     slope = image + row.extrapolation * (image - before)
-    push = row.noise_scale * (row.image_scale_prev * row.noise_scale / row.image_scale - row.noise_scale_prev)
-    return shrink * x + (row.image_scale_prev - shrink * row.image_scale) * slope + push * gradient, image
+    moved = ddim(0.0).push(row) * gradient
+    return shrink * x + (row.image_scale_prev - shrink * row.image_scale) * slope + moved, image
+
+
+dpm_solver = Sampler(_dpm_solver, ddim(0.0).push)
 
 
 def step_noise(keys: Array, number: Array | int, shape: tuple[int, ...]) -> Array:
@@ -116,7 +140,7 @@ def step_noise(keys: Array, number: Array | int, shape: tuple[int, ...]) -> Arra
 def chain(method: Method, given: Given, x: NoisyImage) -> tuple[NoisyImage, Array]:
     """Runs the schedule's `count` reverse steps from x_n [B,H,W,3]. Returns the image and the guidance-to-noise ratios.
 
-    Ratios: [B,K] float32, rms(lambda * Sigma * gradient) / sigma by row of the schedule; 0 in unused rows.
+    Ratios: [B,K] float32, guidance.noise_ratio of lambda * gradient by row of the schedule; 0 in unused rows.
     """
     schedule = given.schedule
 
@@ -132,7 +156,8 @@ def chain(method: Method, given: Given, x: NoisyImage) -> tuple[NoisyImage, Arra
 
 def start(method: Method, given: Given, x: NoisyImage) -> State:
     """Where a chain begins: at x_n."""
-    none, deep = jnp.zeros_like(x), ()
+    none = jnp.zeros_like(x)
+    deep: Any = ()
     if method.deep_every > 1:
         shape = jax.eval_shape(_with_deep(given.denoiser), x, jnp.zeros(1, jnp.int32))[1]
         deep = jnp.zeros(shape.shape, shape.dtype)
@@ -142,12 +167,13 @@ def start(method: Method, given: Given, x: NoisyImage) -> State:
 def advance(method: Method, given: Given, done: Array, state: State) -> tuple[State, Array]:
     """One reverse step, after `done` of them (int32 []); and its guidance-to-noise ratio [B]."""
     x, row, knobs = state.x, given.schedule.row(given.schedule.count - 1 - done), given.knobs
+    push = method.reverse.push(row)
     eps, deep = _predict(method, given.denoiser, done, row, state)
 
     def guide() -> Array:
         turn, fill = row.index // method.gradient_every, jnp.float32(knobs.fill)
         networks = given.denoiser, given.segmenter
-        return method.guidance(Point(x, x, eps, row, turn, given.labels, given.pairs, fill, *networks))
+        return method.guidance(Point(x, x, eps, row, push, turn, given.labels, given.pairs, fill, *networks))
 
     if method.gradient_every == 1:
         gradient = guide()
@@ -157,10 +183,10 @@ def advance(method: Method, given: Given, done: Array, state: State) -> tuple[St
     scaled = jnp.float32(knobs.scale) * gradient
     noise = step_noise(given.keys, row.step + 1, x.shape[1:])  # number 0 is the forward draw
     x, before = method.reverse(row, x, eps, scaled, noise, jnp.float32(knobs.limit), state.before)
-    return State(x, before, gradient, deep), noise_ratio(row, scaled)
+    return State(x, before, gradient, deep), noise_ratio(push, scaled)
 
 
-def _predict(method: Method, denoiser: Denoiser, done: Array, row: Step, state: State) -> tuple[Array, Any]:
+def _predict(method: Method, denoiser: Any, done: Array, row: Step, state: State) -> tuple[Array, Any]:
     """eps at x, and the deep features for the next step: fresh ones every so many steps (DeepCache, Ma et al. 2024).
 
     All images are at one step, so its embedding is computed for one and not for each.

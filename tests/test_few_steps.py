@@ -120,10 +120,8 @@ def test_a_gradient_is_taken_at_the_first_step_of_its_turn(every):
         row = schedule.row(i)
         eps = smooth_denoiser()(x, row.step[None])
         if i == 5 or i % every == every - 1:
-            where = Point(
-                x, x, eps, row, jnp.int32(i // every), given, pairs(given), jnp.float32(0), smooth_denoiser(),
-                mixing_segmenter(),
-            )  # fmt: skip
+            networks, turn = (smooth_denoiser(), mixing_segmenter()), jnp.int32(i // every)
+            where = Point(x, x, eps, row, row.variance, turn, given, pairs(given), jnp.float32(0), *networks)
             gradient = 2.0 * sgg(where)
         x, _ = ddim(0.0)(row, x, eps, gradient, 0 * x, jnp.float32(1), 0 * x)
     np.testing.assert_allclose(image, x, atol=1e-4)
@@ -166,7 +164,7 @@ def test_deep_features_serve_so_many_steps():
             deep = denoiser.func.with_deep(params, x, row.step[None])[1]
         eps = denoiser.func.on_deep(params, x, row.step[None], deep)
         where = Point(
-            x, x, eps, row, row.index, given, pairs(given), jnp.float32(0), denoiser, mixing_segmenter()
+            x, x, eps, row, row.variance, row.index, given, pairs(given), jnp.float32(0), denoiser, mixing_segmenter()
         )  # fmt: skip
         noise = step_noise(keys, row.step + 1, x.shape[1:])
         clean = (x - row.noise_scale * eps) / row.image_scale

@@ -197,7 +197,7 @@ def test_sgg_is_local_every_so_many_turns_and_not_in_the_last(every, local):
 
 def test_normalized_has_ratio_one():
     where = point(mixing_segmenter(), labels(void=0.0))
-    np.testing.assert_allclose(noise_ratio(where.row, normalized(global_scene)(where)), 1, rtol=1e-5)
+    np.testing.assert_allclose(noise_ratio(where.push, normalized(global_scene)(where)), 1, rtol=1e-5)
     cosine = jnp.vdot(normalized(global_scene)(where)[0], global_scene(where)[0])
     cosine /= jnp.linalg.norm(normalized(global_scene)(where)[0]) * jnp.linalg.norm(global_scene(where)[0])
     assert float(cosine) == pytest.approx(1, abs=1e-5)
@@ -206,7 +206,7 @@ def test_normalized_has_ratio_one():
 def test_normalized_survives_nothing_to_normalise():
     where = point(mixing_segmenter(), labels())
     np.testing.assert_array_equal(normalized(unguided)(where), 0)
-    last = replace(where, row=replace(where.row, variance=jnp.float32(0)))
+    last = replace(where, push=jnp.float32(0))
     np.testing.assert_array_equal(normalized(global_scene)(last), 0)
 
 
@@ -216,14 +216,14 @@ def test_noise_ratio_is_its_definition():
     sigma = np.sqrt(float(where.row.variance))
     for b in range(3):
         rms = np.sqrt(np.mean((sigma**2 * gradient[b]) ** 2))
-        assert float(noise_ratio(where.row, jnp.asarray(gradient))[b]) == pytest.approx(rms / sigma, rel=1e-5)
+        assert float(noise_ratio(where.push, jnp.asarray(gradient))[b]) == pytest.approx(rms / sigma, rel=1e-5)
 
 
 def test_clipped_shrinks_only_what_is_too_large():
     where = point(mixing_segmenter(), labels())
-    ratios = np.asarray(noise_ratio(where.row, global_scene(where)))
+    ratios = np.asarray(noise_ratio(where.push, global_scene(where)))
     limit = float(np.sort(ratios)[1])  # one below, one at, one above
-    clipped_ratios = noise_ratio(where.row, clipped(global_scene, limit)(where))
+    clipped_ratios = noise_ratio(where.push, clipped(global_scene, limit)(where))
     np.testing.assert_allclose(clipped_ratios, np.minimum(ratios, limit), rtol=1e-5)
 
 

@@ -1,13 +1,15 @@
 """Reverse steps and chains against closed forms."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
-from toys import labels, mixing_segmenter, pairs, short_schedule, smooth_denoiser
+from toys import labels, mixing_segmenter, pairs, point, short_schedule, smooth_denoiser
 
-from sgg_jax.guidance import VARIANTS, global_scene, local_class, unguided
+from sgg_jax.guidance import VARIANTS, clipped, global_scene, local_class, noise_ratio, unguided
 from sgg_jax.sampling import Given, Knobs, Method, ancestral, chain, ddim, dpm_solver, step_noise
 from sgg_jax.schedule import cosine, linear, noise_schedule, respace
 from sgg_jax.types import VOID, image_keys
@@ -119,6 +121,24 @@ def test_guidance_moves_the_mean_by_sigma_times_the_gradient():
         np.testing.assert_allclose(moved, row.beta / jnp.sqrt(1 - row.beta) * gradient, atol=3e-5)
 
 
+@pytest.mark.parametrize("reverse", [ancestral, ddim(0.0), ddim(0.6), ddim(1.0), dpm_solver])
+def test_push_is_how_far_a_gradient_moves_the_step(reverse):
+    x, eps, noise, gradient = draws((2, 3, 4, 3), 4)
+    for i in range(6):
+        row = short_schedule().row(i)
+        moved = shift(reverse, row, x, eps, gradient, noise)
+        np.testing.assert_allclose(moved, reverse.push(row) * gradient, atol=3e-5)
+
+
+def test_a_sampler_without_noise_has_its_gradient_clipped_in_the_last_step_too():
+    """Where the ancestral step has no variance left, and moves nothing."""
+    row, where = short_schedule().row(0), point(mixing_segmenter(), labels())
+    assert float(ancestral.push(row)) == 0 < float(dpm_solver.push(row))
+    where = replace(where, row=row, push=dpm_solver.push(row))
+    strong = clipped(lambda point: 1e4 * global_scene(point), 0.5)(where)
+    np.testing.assert_allclose(noise_ratio(where.push, strong), 0.5, rtol=1e-4)
+
+
 def test_limit_bounds_the_predicted_image():
     x, eps, noise = draws((2, 3, 4, 3), 3)
     row = short_schedule().row(0)  # the last step returns x0-hat itself
@@ -135,8 +155,6 @@ def test_chain_is_the_literal_loop():
     image, ratios = run_chain(
         smooth_denoiser(), schedule, x, guidance=VARIANTS["sgg"], scale=2.0, given=given, limit=jnp.float32(1.0)
     )
-    from toys import point  # a point gives the gradient at one step
-
     y = x
     where = point(mixing_segmenter(), given)
     for i in reversed(range(6)):
@@ -148,6 +166,7 @@ def test_chain_is_the_literal_loop():
             x=y,
             eps=eps,
             row=row,
+            push=row.variance,
             turn=row.index,
             labels=given,
             pairs=where.pairs,

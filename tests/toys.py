@@ -71,6 +71,7 @@ def point(segmenter, given: jax.Array, *, microbatch: int = 4, fill: float = 0.0
         x=x,
         eps=eps,
         row=row,
+        push=row.variance,
         turn=row.index,
         labels=given,
         pairs=pairs(given, microbatch),
