@@ -1,0 +1,1 @@
+"""Measurements. Each script prints Markdown and writes JSON with commit, versions and device."""

@@ -1,0 +1,275 @@
+"""sgg_jax's side of benchmarks/speed.py: the work that both sides share, and a call of every row."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sgg_jax.compiler import set_cpu_flags
+
+set_cpu_flags()  # before jax is imported
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from jax.sharding import AxisType  # noqa: E402
+from jax.tree_util import Partial  # noqa: E402
+
+from benchmarks.harness import Call  # noqa: E402
+from benchmarks.work import FINE_TUNING, TRANSLATIONS, Network, Work  # noqa: E402
+from configs import default  # noqa: E402
+from sgg_jax import guidance  # noqa: E402
+from sgg_jax.devices import replicate, shard  # noqa: E402
+from sgg_jax.experiment import Experiment  # noqa: E402
+from sgg_jax.models import named  # noqa: E402
+from sgg_jax.schedule import NoiseSchedule  # noqa: E402
+from sgg_jax.training import init_state, make_step, segmenter_objective  # noqa: E402
+from sgg_jax.translation import trace, translate  # noqa: E402
+from sgg_jax.types import Params, to_float  # noqa: E402
+
+SAME: dict[str, Any] = {
+    "translate.start": "image",
+    "translate.sampler": "ddpm",
+    "translate.spacing": "even",
+    "translate.interval": (0.0, 1.0),
+    "translate.look": "denoised",
+    "translate.lcg_every": 2,
+    "translate.gradient_every": 1,
+    "translate.deep_every": 1,
+    "translate.blur": 0.0,
+    "translate.chroma": 1.0,
+    "translate.normalize": False,
+}
+"""Settings of the maths that both sides compute, whatever the defaults become."""
+TINY: dict[str, Any] = {
+    "data.size": (16, 32),
+    "denoiser.weights": "",
+    "denoiser.unet.widths": (32,),
+    "denoiser.unet.blocks": 1,
+    "denoiser.unet.attention": (),
+    "segmenter.encoder_decoder.widths": (16, 32),
+    "segmenter.encoder_decoder.blocks": 1,
+    "translate.steps": 3,
+    "translate.batch_size": 4,
+    "translate.microbatch": 4,
+}
+
+
+def lively(params: Params, seed: int) -> Params:
+    """Random weights of normal gain in every place: no layer is silent, no gradient vanishes."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path: Any, leaf: jax.Array) -> jax.Array:
+        noise = rng.standard_normal(leaf.shape)
+        kind = path[-1].key
+        scaled = noise / np.prod(leaf.shape[:-1]) ** 0.5 if kind == "kernel" else 0.1 * noise + (kind == "scale")
+        return jnp.asarray(scaled, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, params)
+
+
+class Ours:
+    """An experiment's networks and functions on its first source images.
+
+    changes: of configs/default.py and SAME. classes: present in every image, in stripes; 0 for the images' own.
+    """
+
+    def __init__(self, changes: dict[str, Any], classes: int = 0):
+        config = default.get_config()
+        config.update_from_flattened_dict({**SAME, **changes})
+        self.changes, self.config = changes, config
+        self.run = Experiment(config, Path("unused"))  # nothing is written
+        alone = dict(axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+        self.run.mesh = jax.make_mesh((1,), ("data",), **alone)  # PyTorch's side has one device, too
+        size = config.translate.batch_size
+        few = [self.run.source[index] for index in range(size)]
+        self.image = np.stack([example.image for example in few])
+        self.labels = np.stack([example.known_labels() for example in few]).astype(np.uint8)
+        if classes:
+            width = self.labels.shape[2]
+            self.labels[:] = np.arange(width) * classes // width
+        self.ids = np.arange(size, dtype=np.int32)
+        apply, params = self.run.denoiser_network
+        given = bool(config.denoiser.weights)
+        self.denoiser = self.run.denoiser() if given else Partial(apply, lively(params, 1))
+        apply, params = self.run.segmenter_network()
+        self.segmenter = Partial(apply, lively(params, 2))
+        self.class_weights = np.ones(len(self.run.names), np.float32)
+
+    # the work -------------------------------------------------------------------------------------------------------
+
+    def work(self) -> Work:
+        c, recipes = self.config, {section: self.run.recipe(section) for section in ("denoiser", "segmenter")}
+        return Work(
+            changes=self.changes,
+            image=self.image,
+            labels=self.labels,
+            denoiser=Network(_options(c.denoiser.unet), _numpy(self.denoiser)),
+            segmenter=Network(
+                {**_options(c.segmenter.encoder_decoder), "classes": len(self.run.names)}, _numpy(self.segmenter)
+            ),
+            prediction=c.denoiser.prediction,
+            alpha_bars=np.cumprod(1 - self.run.betas),
+            level_weights=np.asarray(self.run.denoiser_constants()[1]),
+            class_weights=self.class_weights,
+            chain=_columns(self.schedule),
+            step=_columns(self.one_step),
+            round=_columns(self.round_schedule),
+            translate={
+                name: c.translate[name]
+                for name in ("guidance", "look", "lcg_every", "scale", "fill", "limit", "clip_ratio", "microbatch")
+            },
+            rules={
+                section: {name: getattr(recipe, name) for name in ("weight_decay", "b2", "clip", "ema")}
+                for section, recipe in recipes.items()
+            },
+            learning_rates={section: recipe.learning_rate for section, recipe in recipes.items()},
+        )
+
+    @cached_property
+    def schedule(self) -> NoiseSchedule:
+        return self.run.schedule(self.config.translate.depth)
+
+    @cached_property
+    def one_step(self) -> NoiseSchedule:
+        """Of a single reverse step, from the translation's depth."""
+        config = self.config.copy_and_resolve_references()
+        config.translate.steps = 1
+        return Experiment(config, self.run.workdir).schedule(config.translate.depth)
+
+    @cached_property
+    def round_schedule(self) -> NoiseSchedule:
+        return self.run.schedule(self.config.adapt.depths[-1])
+
+    # what is computed -----------------------------------------------------------------------------------------------
+
+    def point(self, x: jax.Array, row: int = 0) -> guidance.Point:
+        """A place in the chain at which a bare gradient is taken at x [B,H,W,3]."""
+        labels = jnp.asarray(self.labels, jnp.int32)
+        one = self.schedule.row(row)
+        pairs = guidance.present_pairs(labels, len(self.run.names), self.config.translate.microbatch)
+        given = dict(
+            seen=x, x=x, eps=jnp.zeros_like(x), row=one, push=one.variance, turn=one.index, labels=labels, pairs=pairs
+        )
+        given |= dict(fill=self.run.knobs.fill, denoiser=self.denoiser, segmenter=self.segmenter)
+        return guidance.Point(**given)
+
+    def translation(self, variant: str, schedule: NoiseSchedule) -> Callable[[], tuple[jax.Array, ...]]:
+        """Translates the batch: translations, ratios and agreement."""
+        method, mesh = self.run.method(variant), self.run.mesh
+        *networks, knobs = replicate((self.denoiser, self.segmenter, schedule, self.run.knobs), mesh)
+
+        def call() -> tuple[jax.Array, ...]:
+            data = shard((self.image, self.labels, self.ids), mesh)
+            return jax.block_until_ready(translate(*networks, *data, knobs, method=method, mesh=mesh))
+
+        return call
+
+    def translated_unrounded(self, variant: str, schedule: NoiseSchedule) -> np.ndarray:
+        """The very same before it is rounded to pixels. [B,H,W,3]"""
+        networks, method = (self.denoiser, self.segmenter), self.run.method(variant)
+        return trace(*networks, schedule, self.image, self.labels, self.ids, self.run.knobs, method=method)[1]
+
+    def trainer(self, section: str) -> "Trainer":
+        return Trainer(self, section)
+
+    def call(self, name: str) -> Call:
+        """A call of work.CALLS on the batch."""
+        x, step = to_float(jnp.asarray(self.image)), jnp.full(1, self.config.translate.depth, jnp.int32)
+        if name in TRANSLATIONS:
+            return self.translation(TRANSLATIONS[name], self.one_step)
+        if name == "whole translation":
+            return self.translation("", self.schedule)
+        if name == "PTL round":
+            return self.round()
+        section = name.split()[0]
+        if name.endswith("training step"):
+            return self.trainer(section).step
+        if name.endswith("forward"):
+            run, inputs = jax.jit(called), (self.denoiser, x, step) if section == "denoiser" else (self.segmenter, x)
+        else:
+            gradient = guidance.local_class if name == "LCG gradient" else guidance.global_scene
+            run, inputs = jax.jit(gradient), (self.point(x),)
+        return lambda: jax.block_until_ready(run(*inputs))
+
+    def round(self) -> Call:
+        """Translates the batch, and takes some steps of fine-tuning on it."""
+        translation, trainer = self.translation("", self.round_schedule), self.trainer("segmenter")
+
+        def call() -> None:
+            image = np.asarray(translation()[0])
+            for _ in range(FINE_TUNING):
+                trainer.step(image)
+
+        return call
+
+    def flops(self) -> dict[str, float]:
+        """FLOPs of a call as XLA counts them before it optimises; of a translation, of its networks' passes."""
+        x, step = to_float(jnp.asarray(self.image)), jnp.full(1, 0, jnp.int32)
+        pairs = self.point(x).pairs
+        some = x[: min(len(x), pairs.image.shape[1])]  # an LCG microbatch costs as many images as it has pairs
+        one = jax.jit(lambda s, x, y: jax.grad(lambda x: guidance.log_likelihood(s(x), y))(x))
+        gradient = _flops(one, self.segmenter, some, jnp.zeros(some.shape[:3], jnp.int32)) / len(some)
+        denoiser = _flops(jax.jit(called), self.denoiser, x, step)
+        segmenter = _flops(jax.jit(called), self.segmenter, x)
+        gsg, lcg = gradient * len(x), gradient * int(pairs.count) * pairs.image.shape[1]
+        steps = int(self.schedule.count)
+        local = steps // self.config.translate.lcg_every
+        trained = {f"{section} training step": self.trainer(section).flops() for section in ("denoiser", "segmenter")}
+        whole = steps * denoiser + local * lcg + (steps - local) * gsg + segmenter
+        found = {"denoiser forward": denoiser, "segmenter forward": segmenter, **trained}
+        found |= {"segmenter input gradient": gsg, "LCG gradient": lcg, "whole translation": whole}
+        return found | dict(zip(TRANSLATIONS, (denoiser + gsg + segmenter, denoiser + lcg + segmenter), strict=True))
+
+
+class Trainer:
+    """A training state, on the batch; `step` takes one step and waits for it. Segmenters see bare images."""
+
+    def __init__(self, ours: Ours, section: str):
+        self.image, self.labels, self.mesh = ours.image, ours.labels, ours.run.mesh
+        recipe = ours.run.recipe(section)
+        self.rate, self.seed = np.float32(recipe.learning_rate), 0
+        if section == "denoiser":
+            self.objective, constants = ours.run.denoiser_objective(), ours.run.denoiser_constants()
+            network = ours.denoiser
+        else:
+            network = ours.segmenter
+            self.objective, constants = segmenter_objective(network.func, None), jnp.asarray(ours.class_weights)
+        state = init_state(network.args[0], recipe)
+        self.state, self.constants = replicate((state, constants), self.mesh)
+        self.run_step = make_step(self.objective, recipe.rule)
+
+    def batch(self, image: np.ndarray | None = None) -> dict[str, jax.Array]:
+        return shard({"image": self.image if image is None else image, "labels": self.labels}, self.mesh)
+
+    def step(self, image: np.ndarray | None = None) -> dict[str, jax.Array]:
+        self.state, metrics = self.run_step(self.state, self.constants, self.batch(image), self.seed, self.rate)
+        return jax.block_until_ready(metrics)
+
+    def flops(self) -> float:
+        return _flops(self.run_step, self.state, self.constants, self.batch(), self.seed, self.rate)
+
+
+def called(network: Partial, *inputs: jax.Array) -> jax.Array:
+    return network(*inputs)
+
+
+def _flops(function: Any, *inputs: Any) -> float:
+    return float((function.lower(*inputs).cost_analysis() or {}).get("flops", 0.0))
+
+
+def _options(section: Any) -> dict[str, Any]:
+    return {name: value for name, value in section.to_dict().items() if name != "dtype"}
+
+
+def _numpy(network: Partial) -> dict[str, np.ndarray]:
+    return {name: np.asarray(leaf) for name, leaf in named(network.args[0]).items()}
+
+
+def _columns(schedule: NoiseSchedule) -> dict[str, list[float]]:
+    """The rows in use, column by column."""
+    count = int(schedule.count)
+    return {
+        field.name: np.asarray(getattr(schedule.table, field.name))[:count].tolist() for field in fields(schedule.table)
+    }

@@ -1,0 +1,124 @@
+"""The harness that times sgg_jax against PyTorch: both sides compute the same, and every table runs."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is what is compared with")
+
+from benchmarks import harness, speed  # noqa: E402
+from benchmarks.equality import LIMITS, answers, check, differences  # noqa: E402
+from benchmarks.ours import TINY, Ours, called  # noqa: E402
+from benchmarks.peers.calls import Peer  # noqa: E402
+from benchmarks.peers.networks import load  # noqa: E402
+from benchmarks.work import CALLS  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def ours():
+    return Ours(TINY)
+
+
+@pytest.fixture(scope="module")
+def wanted(ours):
+    return answers(ours)
+
+
+@pytest.mark.parametrize("kind", ["a", "b"])
+def test_pytorch_computes_the_same(ours, wanted, kind):
+    """Forward passes, gradients, training steps and a whole translation, each but for rounding."""
+    found = check(wanted, Peer(ours.work(), kind))
+    assert found.keys() >= LIMITS.keys()
+    assert max(found.values()) < 1e-4  # at these sizes; LIMITS are those of real ones
+
+
+def test_networks_of_every_layer_compute_the_same():
+    """With more resolutions, blocks and attention than the tiny ones have, and every image at a step of its own."""
+    ours = Ours({**TINY, "denoiser.unet.widths": (16, 32, 64), "denoiser.unet.attention": (1,)})
+    peer = Peer(ours.work(), "b")
+    image, step = peer.float_image(), np.array([0, 3, 500, 999])
+    found = peer.networks.denoiser(image, torch.tensor(step)).permute(0, 2, 3, 1)
+    wanted = jax.jit(called)(ours.denoiser, image.permute(0, 2, 3, 1).numpy(), step)
+    assert harness.difference(found, wanted) < 1e-5
+
+
+def test_what_differs_is_found(ours, wanted):
+    """The comparison can fail: one weight a little off, another lambda."""
+    work = ours.work()
+    work.segmenter.weights["down.0.0.norm1.bias"] = work.segmenter.weights["down.0.0.norm1.bias"] + 0.01
+    found = differences(wanted, Peer(work, "b"))
+    for name in ("segmenter forward", "LCG gradient", "whole translation", "segmenter training step: weights"):
+        assert found[name] > 1e-4, name
+    assert found["denoiser forward"] < 1e-5
+    work.translate["scale"] *= 1.1
+    with pytest.raises(AssertionError, match="b: segmenter forward differs by"):
+        check(wanted, Peer(work, "b"))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda w: w.pop("up.0.conv1.kernel"), "there is no weight up.0.conv1.kernel"),
+        (lambda w: w.update({"more.bias": np.zeros(3)}), "the network has no weight more.bias"),
+        (lambda w: w.update({"norm.bias": np.zeros(3)}), "norm.bias has the shape"),
+    ],
+)
+def test_every_weight_is_used_once(ours, change, sentence):
+    peer = Peer(ours.work(), "b")
+    weights = dict(peer.work.segmenter.weights)
+    network = peer.segmenter_network()
+    assert sum(p.numel() for p in network.parameters()) == sum(leaf.size for leaf in weights.values())
+    change(weights)
+    with pytest.raises(ValueError, match=sentence):
+        load(network, weights)
+
+
+def run(tmp_path, table, *options):
+    out = tmp_path / "speed.json"
+    speed.main([table, "--tiny", "--without-compile", "--repeats", "2", "--out", str(out), *options])
+    found = json.loads(out.read_text())
+    assert found["commit"] and found["device"] and {"jax", "torch", "numpy", "python"} <= found["versions"].keys()
+    assert found["threads"]["torch"] >= 1 and found["tiny"] is True
+    return found
+
+
+def test_the_table_of_parts(tmp_path, capsys):
+    found = run(tmp_path, "rows")
+    assert [row["name"] for row in found["rows"]] == list(CALLS)
+    for row in found["rows"]:
+        assert set(row["kinds"]) == {"ours", "a", "b"} and set(row["gain"]) == {"a", "b"}
+        for times in row["kinds"].values():
+            assert 0 < times["least"] <= times["median"] <= times["most"]
+    assert found["rows"][0]["flops_per_second"] > 0 and found["matmul_flops_per_second"]["torch"] > 0
+    assert set(found["difference"]) == {"a", "b"}
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2 + len(CALLS) and len({line.count("|") for line in printed}) == 1
+
+
+def test_the_table_of_scaling(tmp_path):
+    found = run(tmp_path, "scaling", "--only", "classes")
+    assert [row["value"] for row in found["rows"]] == [1, 3]
+    assert all(set(row["kinds"]) == {"ours", "b"} for row in found["rows"])
+
+
+def test_the_table_of_first_calls(tmp_path):
+    found = run(tmp_path, "compile")
+    assert [row["kind"] for row in found["rows"]] == ["ours", "a", "b"]
+    for row in found["rows"]:
+        assert row["first"] > 0 and row["peak"] >= row["resident"] > 1e7
+
+
+def test_calls_take_turns():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "xyz"}
+    seconds = harness.in_turns(calls, 3, rest=0.0)
+    assert "".join(order) == "xyz" + "xyz" + "yzx" + "zxy"
+    assert {name: len(found) for name, found in seconds.items()} == dict.fromkeys("xyz", 3)
+
+
+def test_spread_and_difference():
+    assert harness.spread([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0)
+    assert harness.spread([0.002, 0.001, 0.003]).text("{:.1f}", 1e3) == "2.0 (1.0 to 3.0)"
+    assert harness.difference([1.0, -4.0], [1.0, -5.0]) == pytest.approx(0.2)
