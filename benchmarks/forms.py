@@ -8,11 +8,6 @@ where the device is a CPU, so that neighbours on the core do not count, else the
 JSON with commit, versions and device. A row more is an entry more in `rows`.
 """
 
-import argparse
-import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +27,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from jax import lax  # noqa: E402
 
+from benchmarks import harness  # noqa: E402
 from sgg_jax.models.convolutions import (  # noqa: E402
     atrous_conv2d,
     batch_to_space,
@@ -120,48 +116,34 @@ def measure(row: Row, gradient: bool, calls: int, repeats: int) -> dict[str, Any
     clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
     runs = {"plain": loop(plain, gradient, calls), "form": loop(form, gradient, calls)}
     values = [run(*inputs) - inputs[0] for run in runs.values()]  # compiles
-    difference = float(jnp.abs(values[0] - values[1]).max() / jnp.abs(values[0]).max())
-    times: dict[str, list[float]] = {kind: [] for kind in runs}
-    for _ in range(repeats):
-        for kind, run in runs.items():
-            began = clock()
-            run(*inputs).block_until_ready()
-            times[kind].append(1e3 * (clock() - began) / calls)
-    spread = {kind: [float(np.median(t)), min(t), max(t)] for kind, t in times.items()}
-    gain = spread["plain"][0] / spread["form"][0]
+    difference = harness.difference(values[1], values[0])
+    turns = {kind: partial(_finished, run, inputs) for kind, run in runs.items()}
+    times = harness.in_turns(turns, repeats, clock=clock)
+    spread = {kind: harness.spread([1e3 * second / calls for second in t]) for kind, t in times.items()}
+    gain = spread["plain"].median / spread["form"].median
     return {"name": name, "gradient": gradient, **spread, "gain": gain, "difference": difference}
 
 
+def _finished(run: Function, inputs: tuple[Any, ...]) -> None:
+    run(*inputs).block_until_ready()
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("forms.json"))
+    parser = harness.arguments(__doc__, "forms.json", 5)
     parser.add_argument("--size", type=int, nargs=2, action="append", metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--only", default="", help="rows whose name contains this")
     parser.add_argument("--calls", type=int, default=2, help="calls in a loop")
-    parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     found = []
-    print("| image | layer | | plain, ms | form, ms | times faster |\n|---|---|---|---|---|---|")
+    print(harness.head("image", "layer", "", "plain, ms", "form, ms", "times faster"))
     for size in arguments.size or [(128, 256)]:
         for row in deeplab_rows(*size):
             for gradient in (False, True) if arguments.only in row[0] else ():
                 one = {"size": list(size), **measure(row, gradient, arguments.calls, arguments.repeats)}
                 found.append(one)
-                plain, form = ("{:.2f} ({:.2f} to {:.2f})".format(*one[kind]) for kind in ("plain", "form"))
-                what = "value and gradient" if gradient else "value"
-                print(f"| {size[0]}x{size[1]} | {row[0]} | {what} | {plain} | {form} | {one['gain']:.2f} |", flush=True)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    record: dict[str, Any] = {
-        "rows": found,
-        "calls": arguments.calls,
-        "repeats": arguments.repeats,
-        "commit": subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-        ).stdout.strip(),
-        "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
-        "device": f"{cores} CPU core(s), {jax.devices()[0].device_kind}",
-    }
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+                what, times = "value and gradient" if gradient else "value", (one["plain"].text(), one["form"].text())
+                print(harness.line(f"{size[0]}x{size[1]}", row[0], what, *times, f"{one['gain']:.2f}"), flush=True)
+    harness.write(arguments.out, {"rows": found, "calls": arguments.calls, "repeats": arguments.repeats})
 
 
 if __name__ == "__main__":

@@ -8,12 +8,8 @@ pass, and by turns an input gradient of the segmenter for the whole image (GSG) 
 FLOPs as XLA counts them before it optimises, over seconds and --peak. Prints Markdown, writes JSON.
 """
 
-import argparse
 import json
-import platform
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +26,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.tree_util import Partial  # noqa: E402
 
+from benchmarks import harness  # noqa: E402
 from configs import default  # noqa: E402
 from sgg_jax.devices import data_mesh, replicate, shard  # noqa: E402
 from sgg_jax.guidance import VARIANTS  # noqa: E402
@@ -61,14 +58,8 @@ def network(name: str, small: bool) -> tuple[Apply, Any]:
 
 def measured(call: Callable[[], Any], repeats: int) -> dict[str, float]:
     """Seconds of the first call, which compiles, and median and range of those that follow."""
-    began = time.perf_counter()
-    jax.block_until_ready(call())
-    compiling, seconds = time.perf_counter() - began, []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(call())
-        seconds.append(time.perf_counter() - began)
-    return {"first": compiling, "seconds": float(np.median(seconds)), "least": min(seconds), "most": max(seconds)}
+    first, later = harness.first_and_later(lambda: jax.block_until_ready(call()), repeats)
+    return {"first": first, "seconds": later.median, "least": later.least, "most": later.most}
 
 
 def flops(apply: Apply, params: Any, *inputs: jax.ShapeDtypeStruct) -> float:
@@ -116,10 +107,8 @@ def guided_step(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("paper_scale.json"))
+    parser = harness.arguments(__doc__, "paper_scale.json", 5)
     parser.add_argument("--small", action="store_true")
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--classes", type=int, default=11, help="present in every image")
     parser.add_argument("--batch", type=int, default=jax.device_count())
     parser.add_argument("--peak", type=float, default=PEAK, help="FLOP a second of all devices together")
@@ -145,28 +134,17 @@ def main() -> None:
                 row["mfu"] = row["flops"] / row["seconds"] / arguments.peak
             rows.append(row)
             print(json.dumps(row), file=sys.stderr, flush=True)
-    commit = ["git", "describe", "--always", "--dirty"]
-    record = {
-        "rows": rows,
-        "commit": subprocess.run(commit, cwd=ROOT, capture_output=True, text=True).stdout.strip(),
-        "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "small": arguments.small,
-    }
-    arguments.out.write_text(json.dumps(record, indent=1))
+    harness.write(arguments.out, {"rows": rows, "small": arguments.small})
     columns = ["what", "size", "s (range)", "first call, s", "TFLOP", "MFU", "peak memory so far, GiB"]
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    print(harness.head(*columns))
     for row in rows:
         cells = (
             [f"{row['seconds']:.4f} ({row['least']:.4f} to {row['most']:.4f})", f"{row['first']:.0f}",
              f"{row['flops'] / 1e12:.3f}", f"{row['mfu']:.1%}"]
             if "seconds" in row else [row["error"], "", "", ""]
         )  # fmt: skip
-        print(
-            "|",
-            " | ".join([row["what"], "x".join(map(str, row["size"])), *cells, f"{row['peak_memory'] / 2**30:.1f}"]),
-            "|",
-        )
+        size, memory = "x".join(map(str, row["size"])), f"{row['peak_memory'] / 2**30:.1f}"
+        print(harness.line(row["what"], size, *cells, memory))
 
 
 if __name__ == "__main__":

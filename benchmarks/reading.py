@@ -7,11 +7,7 @@ time of one thread. Then a few training steps on random crops of them: the share
 for data, by the number of decoding threads. Prints Markdown and writes JSON with commit, versions and device.
 """
 
-import argparse
 import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,10 +21,10 @@ from sgg_jax.compiler import set_cpu_flags  # noqa: E402
 
 set_cpu_flags()  # before jax is imported
 
-import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from lookalikes import gta5  # noqa: E402
 
+from benchmarks import harness  # noqa: E402
 from configs import default  # noqa: E402
 from sgg_jax.data.crops import Crop  # noqa: E402
 from sgg_jax.data.dataset import Dataset  # noqa: E402
@@ -72,10 +68,8 @@ def data_wait(dataset: Dataset, workers: int, directory: Path) -> dict[str, floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("reading.json"))
+    parser = harness.arguments(__doc__, "reading.json", 3)
     parser.add_argument("--pairs", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         root = gta5(Path(scratch) / "gta5", arguments.pairs, ORIGINAL)
@@ -100,19 +94,14 @@ def main() -> None:
         "original": ORIGINAL,
         "size": SIZE,
         "crop": CROP,
-        "commit": subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-        ).stdout.strip(),
-        "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
-        "device": f"{os.cpu_count()} CPU cores, {jax.devices()[0].platform}",
     }
-    arguments.out.write_text(json.dumps(record, indent=1))
-    print("| read | examples a second and core (median, range) |\n|---|---|")
+    harness.write(arguments.out, record)
+    print(harness.head("read", "examples a second and core (median, range)"))
     for title, found in rates.items():
-        print(f"| {title} | {np.median(found):.1f} ({min(found):.1f} to {max(found):.1f}) |")
-    print("\n| training reads | waits for data | steps a second |\n|---|---|---|")
+        print(harness.line(title, harness.spread(found).text("{:.1f}")))
+    print("\n" + harness.head("training reads", "waits for data", "steps a second"))
     for title, wait in waits.items():
-        print(f"| {title} | {wait['data_wait']:.0%} | {wait['steps_per_second']:.2f} |")
+        print(harness.line(title, f"{wait['data_wait']:.0%}", f"{wait['steps_per_second']:.2f}"))
 
 
 if __name__ == "__main__":
