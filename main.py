@@ -70,7 +70,8 @@ def load_config(path: str, overrides: list[str]) -> ConfigDict:
             raise InputError(f"--config {path}:{preset}: choose one of the presets {', '.join(PRESETS)}")
     try:
         config: ConfigDict = runpy.run_path(path)["get_config"]()
-        config.translate.update(PRESETS.get(preset, {}))
+        if preset:
+            config.translate.update(PRESETS[preset])
     except Exception as error:  # whatever a user's file may do
         raise InputError(f"--config {path} does not give a config: {type(error).__name__}: {error}") from error
     values = flags.FlagValues()

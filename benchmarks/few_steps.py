@@ -12,7 +12,6 @@ else to do. `table`: Markdown, JSON and the plot of what both have found.
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,10 @@ from sgg_jax.compiler import set_cpu_flags  # noqa: E402
 
 set_cpu_flags()  # before jax is imported
 
-import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
+from benchmarks import harness  # noqa: E402
 from configs import study  # noqa: E402
 from sgg_jax.checks import check, claim  # noqa: E402
 from sgg_jax.comparison import commit  # noqa: E402
@@ -104,54 +103,44 @@ def row(base: Experiment, seeded: Path, guide: Any, name: str, seed: int) -> dic
 def time_settings(workdir: Path, settings: list[str], repeats: int = 3) -> None:
     """Seconds per image of one batch of translations, settings in turns: medians and ranges."""
     base = Experiment(configured("", 0), workdir)
-    weights = base.segmenter_params("source")
-    runs = {name: Experiment(configured(name, 0), workdir / "timing", shared=workdir) for name in settings}
+    weights, size = base.segmenter_params("source"), base.config.translate.batch_size
     start = base.start(weights, base.config.translate.depth)
-    indices = list(range(base.config.translate.batch_size))
-    seconds: dict[str, list[float]] = {name: [] for name in settings}
-    for turn in range(repeats + 1):  # the first compiles
-        for name, run in runs.items():
-            c = run.config.translate
-            began = time.perf_counter()
-            done = translate_all(
-                run.denoiser(), run.segmenter(weights), run.schedule(c.depth), start, indices, run.knobs,
-                batch_size=c.batch_size, method=run.method(), mesh=run.mesh, tile=run.tile,
-            )  # fmt: skip
-            count = len(list(done))
-            if turn:
-                seconds[name].append((time.perf_counter() - began) / count)
-    found = {name: [float(np.median(t)), min(t), max(t)] for name, t in seconds.items()}
-    write_json(workdir / "seconds.json", {"seconds_per_image": found, "device": device(), "commit": commit()})
 
+    def translation(name: str) -> harness.Call:
+        run = Experiment(configured(name, 0), workdir / "timing", shared=workdir)
+        networks, schedule = (run.denoiser(), run.segmenter(weights)), run.schedule(run.config.translate.depth)
+        how: dict[str, Any] = dict(batch_size=size, method=run.method(), mesh=run.mesh, tile=run.tile)
+        return lambda: list(translate_all(*networks, schedule, start, list(range(size)), run.knobs, **how))
 
-def device() -> str:
-    import os
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} CPU core(s), {jax.devices()[0].device_kind}"
+    times = harness.in_turns({name: translation(name) for name in settings}, repeats)
+    found = {name: harness.spread([second / size for second in seconds]) for name, seconds in times.items()}
+    harness.write(workdir / "seconds.json", {"seconds_per_image": found})
 
 
 def table(workdir: Path, out: Path, plot: Path | None) -> None:
     rows = [read_json(path) for path in sorted((workdir / "rows").glob("*.json"))]
     timed = read_json(workdir / "seconds.json")
     seconds, slowest = timed["seconds_per_image"], timed["seconds_per_image"]["ddpm 100"][0]
-    lines = ["| setting | s per image | times cheaper | mIoU, % | agreement, % | seeds |", "|---|---|---|---|---|---|"]
+    lines = [harness.head("setting", "s per image", "times cheaper", "mIoU, %", "agreement, %", "seeds")]
     points = {}
     for name in SETTINGS:
         own = [row for row in rows if row["setting"] == name]
         if not own or name not in seconds:
             continue
         miou, agreement = (np.array([100 * row[key] for row in own]) for key in ("miou", "agreement"))
-        spread = {key: v.std(ddof=1) if len(v) > 1 else 0.0 for key, v in (("m", miou), ("a", agreement))}
-        points[name] = (seconds[name][0], miou.mean(), spread["m"])
-        lines.append(
-            f"| {name} | {seconds[name][0]:.3f} | {slowest / seconds[name][0]:.1f} | {miou.mean():.1f} ± "
-            f"{spread['m']:.1f} | {agreement.mean():.1f} ± {spread['a']:.1f} | {len(own)} |"
-        )
+        cost = seconds[name][0]
+        points[name] = (cost, float(miou.mean()), deviation(miou))
+        scores = (f"{values.mean():.1f} ± {deviation(values):.1f}" for values in (miou, agreement))
+        lines.append(harness.line(name, f"{cost:.3f}", f"{slowest / cost:.1f}", *scores, len(own)))
     print("\n".join(lines))
     write_json(out, {"study": STUDY, "settings": SETTINGS, "rows": rows, **timed})
     if plot is not None:
         draw(points, plot)
+
+
+def deviation(values: np.ndarray) -> float:
+    """Standard deviation over seeds; 0 of one."""
+    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
 def draw(points: dict[str, tuple[float, float, float]], path: Path) -> None:

@@ -9,6 +9,7 @@ FLOPs as XLA counts them before it optimises, over seconds and --peak. Prints Ma
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ sys.path[:0] = [str(ROOT)]
 from sgg_jax.compiler import set_cpu_flags  # noqa: E402
 
 set_cpu_flags()  # before jax is imported
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # first calls are timed
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -34,10 +36,10 @@ from sgg_jax.models import DENOISERS, SEGMENTERS, Apply, build  # noqa: E402
 from sgg_jax.optimization import Recipe  # noqa: E402
 from sgg_jax.planning import peak_memory  # noqa: E402
 from sgg_jax.published.kinds import PUBLISHED, complete  # noqa: E402
-from sgg_jax.sampling import ancestral  # noqa: E402
+from sgg_jax.sampling import Knobs, Method, ancestral  # noqa: E402
 from sgg_jax.schedule import linear, noise_schedule, respace  # noqa: E402
 from sgg_jax.training import denoiser_objective, init_state, make_step  # noqa: E402
-from sgg_jax.translation import Knobs, Method, translate  # noqa: E402
+from sgg_jax.translation import translate  # noqa: E402
 
 PEAK = 989e12  # H100 SXM, dense bfloat16 (NVIDIA's data sheet)
 FULL = {"256x256_diffusion_uncond": {}, "deeplabv2_resnet101": {}, "segformer-b5": {}}

@@ -219,7 +219,7 @@ def get_config() -> ConfigDict:
             # Streets, one seed, students of SGG at depths 100 and 250: 51 and 48 mIoU under the source guide, 58.7 and
             # 59.0 (but twice the time) under PTL's. The source image needs 700.
             depth=100,
-            steps=12,  # reverse steps, evenly spaced below the depth; 0 for every one of them (the paper)
+            steps=12,  # reverse steps below the depth; 0 for every one of them (the paper)
             spacing="even",  # of the steps: "even" with step 0 as the last, or "trailing", better where they are few
             sampler="ddpm",  # "ddpm" (ancestral, the paper), "ddim" or "dpm" (DPM-Solver++ 2M; guidance split off)
             eta=0.0,  # stochasticity of ddim: 0 none, 1 as ddpm

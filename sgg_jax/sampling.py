@@ -97,19 +97,20 @@ def ddim(eta: float) -> Sampler:
     beta / sqrt(1 - beta) * gradient, which is the ancestral Sigma * gradient up to the choice of Sigma.
     """
 
+    def direction(row: Step) -> Array:
+        return jnp.sqrt(jnp.maximum(row.noise_scale_prev**2 - eta**2 * row.variance, 0.0))
+
     def step(
         row: Step, x: NoisyImage, eps: Array, gradient: Array, noise: Array, limit: Array, before: Array
     ) -> tuple[NoisyImage, Array]:
         guided = eps - row.noise_scale * gradient
         image = jnp.clip(predict_image(row, x, guided), -limit, limit)
         implied = (x - row.image_scale * image) / row.noise_scale
-        variance = eta**2 * row.variance
-        direction = jnp.sqrt(jnp.maximum(row.noise_scale_prev**2 - variance, 0.0))
-        return row.image_scale_prev * image + direction * implied + jnp.sqrt(variance) * noise, image
+        drawn = eta * jnp.sqrt(row.variance) * noise
+        return row.image_scale_prev * image + direction(row) * implied + drawn, image
 
     def push(row: Step) -> Array:
-        direction = jnp.sqrt(jnp.maximum(row.noise_scale_prev**2 - eta**2 * row.variance, 0.0))
-        return row.noise_scale * (row.image_scale_prev * row.noise_scale / row.image_scale - direction)
+        return row.noise_scale * (row.image_scale_prev * row.noise_scale / row.image_scale - direction(row))
 
     return Sampler(step, push)
 
@@ -171,15 +172,15 @@ def advance(method: Method, given: Given, done: Array, state: State) -> tuple[St
     eps, deep = _predict(method, given.denoiser, done, row, state)
 
     def guide() -> Array:
-        turn, fill = row.index // method.gradient_every, jnp.float32(knobs.fill)
+        turn = (given.schedule.count - 1) // method.gradient_every - done // method.gradient_every
+        fill = jnp.float32(knobs.fill)
         networks = given.denoiser, given.segmenter
         return method.guidance(Point(x, x, eps, row, push, turn, given.labels, given.pairs, fill, *networks))
 
     if method.gradient_every == 1:
         gradient = guide()
-    else:  # the first turn is a short one where steps do not divide
-        begins = (done == 0) | (row.index % method.gradient_every == method.gradient_every - 1)
-        gradient = jax.lax.cond(begins, guide, lambda: state.gradient)
+    else:
+        gradient = jax.lax.cond(done % method.gradient_every == 0, guide, lambda: state.gradient)
     scaled = jnp.float32(knobs.scale) * gradient
     noise = step_noise(given.keys, row.step + 1, x.shape[1:])  # number 0 is the forward draw
     x, before = method.reverse(row, x, eps, scaled, noise, jnp.float32(knobs.limit), state.before)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 from scipy.integrate import solve_ivp
-from test_sampling import NO_LIMIT, draws, gaussian_denoiser, run_chain
+from test_sampling import gaussian_denoiser, run_chain
 from toys import labels, mixing_segmenter, pairs, short_schedule, smooth_denoiser
 
 from sgg_jax.guidance import Point, global_scene, semantic_gradients, unguided
@@ -18,7 +18,7 @@ from sgg_jax.sampling import ddim, dpm_solver, step_noise
 from sgg_jax.schedule import linear, noise_schedule, respace
 from sgg_jax.types import image_keys
 
-MEAN, VARIANCE, WANTED, PULL = 0.3, 0.04, -0.5, 20.0
+MEAN, VARIANCE, WANTED = 0.3, 0.04, -0.5
 BETAS = linear(1000)
 
 
@@ -65,20 +65,9 @@ def test_without_guidance_twice_the_steps_leave_a_quarter_of_the_error():
 
 def test_with_guidance_the_error_falls_with_the_steps():
     for reverse in (ddim(0.0), dpm_solver):
-        found = errors(reverse, PULL / 100)
+        found = errors(reverse, 0.2)
         assert found[0] > found[1] > found[2] > found[3], found
         assert found[0] / found[3] > 5, found  # first order: eight times fewer
-
-
-def test_a_gradient_moves_dpm_as_far_as_ddim():
-    x, eps, noise, gradient = draws((2, 3, 4, 3), 4)
-    for i in (0, 2, 5):
-        row = short_schedule().row(i)
-        moved = [
-            reverse(row, x, eps, gradient, noise, NO_LIMIT, x)[0] - reverse(row, x, eps, 0 * x, noise, NO_LIMIT, x)[0]
-            for reverse in (ddim(0.0), dpm_solver)
-        ]
-        np.testing.assert_allclose(*moved, atol=3e-5)
 
 
 def test_dpm_solver_is_algorithm_2():
@@ -108,7 +97,7 @@ def test_dpm_solver_is_algorithm_2():
 
 @pytest.mark.parametrize("every", [2, 4])
 def test_a_gradient_is_taken_at_the_first_step_of_its_turn(every):
-    """Six steps: rows 5, 4, ... 0; a turn begins where the row is every - 1, 2 every - 1, ..., and at the first."""
+    """Six steps, rows 5, 4, ... 0; turns are counted down to 0, the last, which is GSG's."""
     schedule, given = short_schedule(), labels()
     x = jax.random.normal(jax.random.key(5), (*given.shape, 3))
     sgg = semantic_gradients(2)
@@ -119,8 +108,9 @@ def test_a_gradient_is_taken_at_the_first_step_of_its_turn(every):
     for i in reversed(range(6)):
         row = schedule.row(i)
         eps = smooth_denoiser()(x, row.step[None])
-        if i == 5 or i % every == every - 1:
-            networks, turn = (smooth_denoiser(), mixing_segmenter()), jnp.int32(i // every)
+        if (5 - i) % every == 0:
+            turn = jnp.int32({2: {5: 2, 3: 1, 1: 0}, 4: {5: 1, 1: 0}}[every][i])
+            networks = smooth_denoiser(), mixing_segmenter()
             where = Point(x, x, eps, row, row.variance, turn, given, pairs(given), jnp.float32(0), *networks)
             gradient = 2.0 * sgg(where)
         x, _ = ddim(0.0)(row, x, eps, gradient, 0 * x, jnp.float32(1), 0 * x)
