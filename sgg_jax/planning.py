@@ -20,6 +20,7 @@ from sgg_jax.results import HELD_OUT_LEVELS, SAMPLE_STEPS, SAMPLES
 
 KEPT = 2  # checkpoints (see Checkpoints); each holds parameters, EMA twice, and two moments of Adam
 ARRAYS_PER_CHECKPOINT = 5
+INDEX_PER_ARRAY = 2048  # bytes of Orbax's index; 1 to 3 KB were seen, more on a busy machine
 LOCAL = {"gsg": 0.0, "lcg": 1.0, "none": 0.0}
 """Share of the gradients that are local, but for sgg. A variant that is not listed counts as global."""
 
@@ -248,7 +249,8 @@ def disk(run: Experiment, stages: list[str]) -> float:
     """Bytes that the stages will have written: checkpoints and PNG files."""
 
     def weights(params: Any) -> float:
-        return sum(leaf.nbytes for leaf in jax.tree.leaves(params)) * ARRAYS_PER_CHECKPOINT * KEPT
+        leaves = jax.tree.leaves(params)
+        return (sum(leaf.nbytes for leaf in leaves) + INDEX_PER_ARRAY * len(leaves)) * ARRAYS_PER_CHECKPOINT * KEPT
 
     denoiser, segmenter = weights(run.denoiser_network[1]), weights(run.segmenter_network()[1])
     # A translation has a camera's textures: it packs like an image of the target.
