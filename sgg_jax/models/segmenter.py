@@ -66,5 +66,5 @@ class EncoderDecoder(nnx.Module):
         h, skips = self._encode(image)
         for narrow, block in zip(self.narrow, self.up, strict=True):
             h = block(repeat_pixels(narrow(h)) + skips.pop())
-        h = self.out(jax.nn.silu(self.norm(h)))
+        h = self.out(self.norm(h, silu=True))
         return depth_to_space(h, self.patch).astype(jnp.float32)

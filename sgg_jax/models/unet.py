@@ -121,7 +121,7 @@ class UNet(nnx.Module):
     def _leave(self, h: Array, skips: list[Array], embedding: Array) -> Array:
         """The first resolution on the way up, and the output."""
         h = self._up(self.up[-1], h, skips, embedding)
-        h = jax.nn.silu(self.norm(jnp.concatenate([h, skips.pop()], axis=-1)))
+        h = self.norm(jnp.concatenate([h, skips.pop()], axis=-1), silu=True)
         return depth_to_space(self.out(h), self.patch).astype(jnp.float32)
 
     def _down(self, row: nnx.List, h: Array, embedding: Array) -> list[Array]:
