@@ -10,6 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from configs.presets import PRESETS
+from sgg_jax import stopping
 from sgg_jax.data_stages import DATA_STAGES
 from sgg_jax.data_stages import main as run_data_stage
 from sgg_jax.errors import InputError
@@ -95,6 +96,7 @@ def main() -> int:
 
             return run_network_stage(sys.argv[1], sys.argv[2:])
         arguments, overrides = parser().parse_known_args()
+        stopping.listen()
         config = load_config(arguments.config, overrides)
         if arguments.workdir.exists() and not arguments.workdir.is_dir():
             raise InputError(f"--workdir {arguments.workdir} is a file: name a directory")
@@ -110,9 +112,9 @@ def main() -> int:
     except OSError as error:
         print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt:  # stopping.Stopped is one
+        print("stopped; the same command goes on", file=sys.stderr)
+        return stopping.EXIT_CODE
     return 0
 
 

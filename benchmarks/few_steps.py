@@ -28,13 +28,13 @@ from matplotlib.figure import Figure  # noqa: E402
 from benchmarks import harness  # noqa: E402
 from configs import study  # noqa: E402
 from sgg_jax.checks import check, claim  # noqa: E402
-from sgg_jax.comparison import commit  # noqa: E402
 from sgg_jax.experiment import Experiment  # noqa: E402
 from sgg_jax.methods import guide  # noqa: E402
 from sgg_jax.records import read_json, write_json  # noqa: E402
 from sgg_jax.stages import fit_segmenter, scored, train_segmenter  # noqa: E402
 from sgg_jax.translated_sets import translate_into  # noqa: E402
 from sgg_jax.translation import translate_all  # noqa: E402
+from sgg_jax.workdir import commit  # noqa: E402
 
 PAPER: dict[str, Any] = dict(steps=0, sampler="ddpm", spacing="even", lcg_every=2, gradient_every=1, deep_every=1)
 TWELVE: dict[str, Any] = {**PAPER, "steps": 12}

@@ -1,5 +1,12 @@
-"""Checkpoints of training: orbax, two items a step: `state`, to resume, and `weights`, to use the network."""
+"""Checkpoints of training: orbax, two items a step: `state`, to resume, and `weights`, to use the network.
 
+A seal, written last, holds the digest of every file of a checkpoint. What a seal does not fit is not read.
+"""
+
+import hashlib
+import json
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,75 +15,188 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from sgg_jax.errors import InputError
+from sgg_jax.records import read_json, write_json
+
+SEAL = "seal.json"
+"""In a checkpoint's directory: {"files": {name: SHA-256}, what `Checkpoints` was given as `about`, and "seal": the
+SHA-256 of all that}."""
+SET_ASIDE = ".damaged"
+"""Ending of the name that a damaged checkpoint is given, so that its step can be written again."""
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints under `directory`. Use as a context manager; saves run in the background."""
+    """The newest `keep` checkpoints under `directory`, to resume from and to add to. Use as a context manager.
 
-    def __init__(self, directory: Path, keep: int = 2):
-        self.directory = directory
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-        handlers = {item: ocp.StandardCheckpointHandler() for item in ("state", "weights")}
-        self.manager = ocp.CheckpointManager(directory.resolve(), options=options, item_handlers=handlers)
+    Saves run in the background. The newest whole checkpoint counts; newer ones are set aside, and stderr says why.
+    about: what each seal tells of the run: its config, code and data.
+    """
+
+    def __init__(self, directory: Path, keep: int = 2, about: dict[str, Any] | None = None):
+        self.directory, self.about = directory, about or {}
+        self._latest = newest(directory)
+        for step in _steps(directory):
+            if self._latest is None or step > self._latest:
+                _set_aside(directory / str(step))
+        self.manager = _manager(directory, keep)
+        self._pool = ThreadPoolExecutor(1, "seal")
+        self._sealing: Future[None] | None = None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.manager.wait_until_finished()
-        self.manager.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            self._sealed()
+        finally:
+            self._pool.shutdown()
+            self.manager.close()
 
     def latest(self) -> int | None:
         """Step of the newest checkpoint."""
-        step: int | None = self.manager.latest_step()
-        return step
+        return self._latest
 
     def save(self, step: int, state: Any, weights: Any) -> None:
-        """Copies both, since the next step of training takes the state's memory, and writes in the background."""
+        """Copies both, since the next step of training takes the state's memory, and writes in the background.
+
+        Raises what the save before this one came to, say OSError of a full disk.
+        """
         state, weights = jax.tree.map(jnp.copy, (state, weights))
+        self._sealed()
         save = ocp.args.StandardSave
         self.manager.save(step, args=ocp.args.Composite(state=save(state), weights=save(weights)))
+        self._sealing = self._pool.submit(self._seal, step)
+        self._latest = step
+
+    def _seal(self, step: int) -> None:
+        self.manager.wait_until_finished()
+        place = self.directory / str(step)
+        content = {"files": _digests(place), **self.about}
+        write_json(place / SEAL, {**content, "seal": _digest_of(content)})
+
+    def _sealed(self) -> None:
+        """Waits for the last save."""
+        if self._sealing is not None:
+            sealing, self._sealing = self._sealing, None
+            sealing.result()
 
     def restore(self, item: str, like: Any) -> Any:
         """Newest `item` with the structure, shapes and dtypes of `like`; InputError where they do not fit."""
-        # onto one device, whatever devices wrote it: the caller spreads it
-        place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), like)
-        where = f"the {item} in {self.directory / str(self.latest())}"
-        try:
-            # what orbax cannot fit it leaves half read, with noise later: so compare first
-            self._compare(where, self.manager.item_metadata(self.latest())[item], abstract)
-            restore = ocp.args.StandardRestore(abstract)
-            return self.manager.restore(self.latest(), args=ocp.args.Composite(**{item: restore}))[item]
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            if isinstance(error, InputError):
-                raise
-            reason = str(error).strip().split("\n")[0]
-            raise InputError(f"cannot read {where}: {reason}; delete that folder, or use another --workdir") from error
-
-    @staticmethod
-    def _compare(where: str, stored: Any, wanted: Any) -> None:
-        """InputError naming the first array that one side lacks or that has another shape or dtype."""
-        if stored is None:
-            raise InputError(f"{where} is damaged: delete that folder, or use another --workdir")
-        found = {leaf.name: f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(stored)}
-        needed = {
-            jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype}{list(leaf.shape)}"
-            for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)
-        }
-        for name in sorted(found.keys() | needed.keys()):
-            if found.get(name) != needed.get(name):
-                raise InputError(
-                    f"{where} has {found.get(name, 'nothing')} for {name}, but this network has "
-                    f"{needed.get(name, 'no such weight')}: it was written with other settings; use another --workdir"
-                )
+        self._sealed()
+        assert self._latest is not None
+        return _restore(self.manager, self.directory, self._latest, item, like)
 
 
 def load_weights(directory: Path, like: Any) -> Any:
-    """Weights of the newest checkpoint in `directory`, shaped like `like`; InputError if there is none."""
+    """Weights of the newest whole checkpoint in `directory`, shaped like `like`; InputError if there is none."""
     if not directory.is_dir():
         raise InputError(f"no checkpoint in {directory}: run the stage that trains it first")
-    with Checkpoints(directory) as checkpoints:
-        if checkpoints.latest() is None:
-            raise InputError(f"no finished checkpoint in {directory}: run the stage that trains it first")
-        return checkpoints.restore("weights", like)
+    step = newest(directory)
+    if step is None:
+        raise InputError(f"no whole checkpoint in {directory}: run the stage that trains it first")
+    with _manager(directory, None) as manager:
+        return _restore(manager, directory, step, "weights", like)
+
+
+def newest(directory: Path) -> int | None:
+    """Step of the newest whole checkpoint; stderr says what is passed over, and why.
+
+    Where no checkpoint has a seal, the newest counts as it is: releases before 0.2 wrote none.
+    """
+    steps = _steps(directory)
+    for step in steps:
+        damage = _damage(directory / str(step))
+        if damage is None:
+            return step
+        print(f"passing over the checkpoint {directory / str(step)}: {damage}", file=sys.stderr, flush=True)
+    if steps and not any((directory / str(step) / SEAL).exists() for step in steps):
+        print(f"no checkpoint in {directory} is sealed: taking {steps[0]} unverified", file=sys.stderr, flush=True)
+        return steps[0]
+    return None
+
+
+def _steps(directory: Path) -> list[int]:
+    """Steps of the checkpoints that orbax has finished, newest first."""
+    names = [path.name for path in directory.glob("[0-9]*") if path.is_dir() and path.name.isdecimal()]
+    return sorted(map(int, names), reverse=True)
+
+
+def _damage(place: Path) -> str | None:
+    """What is wrong with a checkpoint, compared with its seal; None if nothing is."""
+    try:
+        seal = read_json(place / SEAL)
+        own, wanted = seal.pop("seal"), seal["files"]
+        if own != _digest_of(seal):
+            return f"{SEAL} was changed after it was written"
+        found = _digests(place)
+    except FileNotFoundError:
+        return "it was not sealed: its run was killed before"
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        return f"{place / SEAL} cannot be read ({error})"
+    for name in sorted(wanted.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != wanted.get(name):
+            return f"{name} was changed after it was written"
+    return None
+
+
+def _digests(place: Path) -> dict[str, str]:
+    """SHA-256 of every file but the seal, by its path in the checkpoint."""
+    found = {}
+    for path in sorted(place.rglob("*")):
+        if path.is_file() and path != place / SEAL and not path.name.endswith(".tmp"):
+            with path.open("rb") as file:
+                found[str(path.relative_to(place))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _digest_of(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _set_aside(place: Path) -> None:
+    number = 0
+    while (aside := place.with_name(f"{place.name}{SET_ASIDE}{number or ''}")).exists():
+        number += 1
+    place.rename(aside)
+
+
+def _manager(directory: Path, keep: int | None) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    handlers = {item: ocp.StandardCheckpointHandler() for item in ("state", "weights")}
+    return ocp.CheckpointManager(directory.resolve(), options=options, item_handlers=handlers)
+
+
+def _restore(manager: ocp.CheckpointManager, directory: Path, step: int, item: str, like: Any) -> Any:
+    """`item` of a step with the structure, shapes and dtypes of `like`; InputError where they do not fit."""
+    # onto one device, whatever devices wrote it: the caller spreads it
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), like)
+    where = f"the {item} in {directory / str(step)}"
+    try:
+        # what orbax cannot fit it leaves half read, with noise later: so compare first
+        _compare(where, manager.item_metadata(step)[item], abstract)
+        restore = ocp.args.StandardRestore(abstract)
+        return manager.restore(step, args=ocp.args.Composite(**{item: restore}))[item]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"cannot read {where}: {reason}; delete that folder, or use another --workdir") from error
+
+
+def _compare(where: str, stored: Any, wanted: Any) -> None:
+    """InputError naming the first array that one side lacks or that has another shape or dtype."""
+    if stored is None:
+        raise InputError(f"{where} is damaged: delete that folder, or use another --workdir")
+    found = {leaf.name: f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(stored)}
+    needed = {
+        jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)
+    }
+    for name in sorted(found.keys() | needed.keys()):
+        if found.get(name) != needed.get(name):
+            raise InputError(
+                f"{where} has {found.get(name, 'nothing')} for {name}, but this network has "
+                f"{needed.get(name, 'no such weight')}: it was written with other settings; use another --workdir"
+            )

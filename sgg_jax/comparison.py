@@ -10,7 +10,6 @@ compare/METHOD.json                     what the candidates of a baseline's sett
 methods/METHOD[-SETTING]/               translated/ and student/ of the config's seed; seeds/SEED/methods/ of others
 """
 
-import subprocess
 import sys
 from functools import cached_property
 from importlib.metadata import version
@@ -34,6 +33,7 @@ from sgg_jax.report.comparison import csv, markdown
 from sgg_jax.results import FEATURES
 from sgg_jax.stages import fit_segmenter, say, scored
 from sgg_jax.types import Segmenter
+from sgg_jax.workdir import commit
 
 
 class Comparison:
@@ -232,18 +232,3 @@ def write_comparison(run: Experiment, rows: list[dict[str, Any]]) -> None:
     note = f"Distances are those of features: {FEATURES}. The oracle's agreement and distances are real test images'."
     write_text(run.workdir / "compare.md", f"{markdown(rows)}\n\n{note}\n")
     write_text(run.workdir / "compare.csv", csv(rows))
-
-
-def commit() -> str:
-    """The commit of the code that runs, with "+" where files differ from it; "unknown" outside its git checkout."""
-
-    def git(*arguments: str) -> str:
-        here = Path(__file__).parent
-        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=20)
-        return done.stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # installed into somebody's repository, it is not in it
-        return git("describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"

@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from sgg_jax import stopping
 from sgg_jax.data import DATASETS
 from sgg_jax.data.checking import PASSING, check, stamps
 from sgg_jax.data.dataset import Dataset
@@ -125,6 +126,7 @@ def _examine(
             findings[index] = found
             log.append({"step": index, "stamp": marks[index], **found.record()})
             progress.advance()
+            stopping.check()
     return findings
 
 

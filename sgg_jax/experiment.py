@@ -1,7 +1,9 @@
 """config -> objects. Below main.py a config is read here, in roles.py (data sets) and by the stages; nowhere deeper."""
 
+import hashlib
 import io
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ from sgg_jax.sampling import Knobs, Method
 from sgg_jax.tiling import Tile, tile_of, tiled
 from sgg_jax.training import Objective, class_weights, denoiser_objective, segmenter_objective
 from sgg_jax.types import Array, Denoiser, Params, Segmenter
-from sgg_jax.workdir import Stages
+from sgg_jax.workdir import Stages, commit
 
 STREAMS = ("denoiser", "source", "judge", "adapt", "student", "collage")
 """What has a seed of its own."""
@@ -69,6 +71,15 @@ class Experiment:
         config = self.config.copy_and_resolve_references()
         config.seed = seed
         return Experiment(config, self.workdir / "seeds" / str(seed), self.command, self.shared)
+
+    def about(self, dataset: Dataset) -> dict[str, Any]:
+        """What the checkpoints of a training on that data set tell of their run: config, code, and the data's names."""
+        names = "\n".join(dataset.name(index) for index in range(len(dataset)))
+        return {
+            "config": self.config.to_dict(),
+            "code": {"version": version("sgg_jax"), "commit": commit()},
+            "data": {"images": len(dataset), "names_sha256": hashlib.sha256(names.encode()).hexdigest()},
+        }
 
     # data ------------------------------------------------------------------------------------------------------------
 

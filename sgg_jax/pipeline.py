@@ -28,6 +28,7 @@ from sgg_jax.stages import (
     train_student,
     translate,
 )
+from sgg_jax.workdir import alone
 
 STAGES: dict[str, Stage] = {
     "train_denoiser": train_denoiser,
@@ -152,7 +153,6 @@ def export_streets(run: Experiment) -> None:
 WHOLE: dict[str, Callable[[Experiment], None]] = {
     "run": run_all,
     "compare": compare_all,
-    "plan": plan,
     "export_streets": export_streets,
 }
 """What is more than one stage, or none."""
@@ -163,9 +163,10 @@ def main(stage: str, config: ConfigDict, workdir: Path, command: str = "") -> No
     run = Experiment(config, workdir, command)
     if stage == "plan":  # so that a plan that is too dear can be changed
         check(run)
-    else:
+        return plan(run)
+    with alone(workdir):
         claim(run)
-    if stage in WHOLE:
-        WHOLE[stage](run)
-    else:
-        run_stage(run, stage)
+        if stage in WHOLE:
+            WHOLE[stage](run)
+        else:
+            run_stage(run, stage)

@@ -10,6 +10,8 @@ from typing import Self, TypeVar
 
 from tqdm import tqdm
 
+from sgg_jax import stopping
+
 SECONDS = 10.0  # between two lines in a log
 
 T = TypeVar("T")
@@ -80,8 +82,12 @@ def _on_terminal() -> bool:
 
 
 def track(items: Iterable[T], total: int, label: str, unit: str = "it", start: int = 0) -> Iterator[T]:
-    """The items still to do, reported as they are finished; `total` counts the `start` items done earlier, too."""
+    """The items still to do, reported as they are finished; `total` counts the `start` items done earlier, too.
+
+    A stop that was asked for ends the loop between two items.
+    """
     with Progress(total, label, unit, start) as progress:
         for item in items:
             yield item
             progress.advance()
+            stopping.check()

@@ -80,6 +80,7 @@ def fit_denoiser(run: Experiment) -> dict[str, Any]:
         seed=seed,
         mesh=run.mesh,
         label="denoiser",
+        about=run.about(run.target),
     )
     story = {
         **run.denoiser_story(),
@@ -144,6 +145,7 @@ def fit_segmenter(
         seed=seed,
         mesh=run.mesh,
         label=label,
+        about=run.about(dataset),
     )
     if own:  # one of the run's three: left as a directory that another run can be given
         save_network(place / WEIGHTS, weights, run.segmenter_story(role_of(stream)))

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from sgg_jax import stopping
 from sgg_jax.augmentation import Strength, augment
 from sgg_jax.checkpoints import Checkpoints
 from sgg_jax.data.loader import Waiting, prefetch
@@ -21,7 +22,7 @@ from sgg_jax.errors import InputError
 from sgg_jax.losses import denoising_loss, segmentation_loss
 from sgg_jax.optimization import Recipe, Rule, learning_rates, optimizer
 from sgg_jax.progress import Progress
-from sgg_jax.records import LineLog
+from sgg_jax.records import LineLog, whole
 from sgg_jax.types import Array, Batch, Params, to_float
 
 Objective = Callable[[Params, Any, Batch, Array], Array]
@@ -122,24 +123,26 @@ def fit(
     seed: int,
     mesh: Mesh,
     label: str,
+    about: dict[str, Any] | None = None,
 ) -> Params:
     """Trains to `recipe.steps` from the newest checkpoint under directory/checkpoints, else from `params`.
 
-    Writes checkpoints and metrics.jsonl (step, loss, grad_norm, learning_rate, seconds, and the share of them that was
-    spent waiting for data) into `directory`; returns the EMA weights. A run that is killed and started again ends with
-    the same weights as one that is not. Raises InputError where loss or gradient is not finite, naming the step; the
-    last checkpoint before it stays.
+    Writes checkpoints, which tell what they are `about`, and metrics.jsonl (step, loss, grad_norm, learning_rate,
+    seconds, and the share of them that was spent waiting for data) into `directory`; returns the EMA weights. A run
+    that is killed and started again ends with the same weights as one that is not; one that is asked to stop saves
+    first. Raises InputError where loss or gradient is not finite, naming the step and its images; the batch is kept as
+    a file, and the last checkpoint before it stays.
     """
     check_batch(recipe.batch_size, mesh, f"batch_size of {label}")
     train_step = make_step(objective, recipe.rule)
     rates = learning_rates(recipe)
-    with Checkpoints(directory / "checkpoints") as checkpoints:
+    with Checkpoints(directory / "checkpoints", about=about) as checkpoints:
         state = init_state(params, recipe)
         if checkpoints.latest() is not None:
             state = checkpoints.restore("state", state)
         start = int(state.step)
         state, constants = replicate((state, constants), mesh)
-        began, pending = time.monotonic(), None
+        pending = None
 
         def ready(step: int) -> Any:  # in the thread that reads ahead: on the devices before it is asked for
             batch = batches(step)
@@ -150,42 +153,59 @@ def fit(
             LineLog(directory / "metrics.jsonl", start) as log,
             Progress(recipe.steps, label, unit="step", start=start) as progress,
         ):
+            records = _Records(directory, label, batches, log, progress, feed)
             for step, batch in feed:
                 state, metrics = train_step(state, constants, batch, seed, rates[step])
                 done = step + 1
                 last = done == recipe.steps
                 if pending is not None:  # the step before this one: reading it never starves the device
-                    _record(log, *pending, began, feed.seconds, label, progress)
+                    records.add(*pending)
                 pending = (done, metrics, float(rates[step]))
-                if last or done % recipe.save_every == 0:
-                    _record(log, *pending, began, feed.seconds, label, progress)
+                stop = stopping.asked()
+                if last or stop or done % recipe.save_every == 0:
+                    records.add(*pending)
                     pending = None
                     checkpoints.save(done, state, state.ema)
+                if stop:
+                    raise stopping.Stopped
     return state.ema
 
 
-def _record(
-    log: LineLog, step: int, metrics: dict[str, Array], rate: float, began: float, waited: float, label: str,
-    progress: Progress,
-) -> None:  # fmt: skip
-    """Logs one step; stops the run where its loss or gradient, and so the new weights, are not finite."""
-    loss, grad_norm = float(metrics["loss"]), float(metrics["grad_norm"])
-    for name, value in (("loss", loss), ("gradient", grad_norm)):
-        if not np.isfinite(value):
-            raise InputError(
-                f"the {name} of {label} is {value} at step {step}: lower its learning_rate (the checkpoints "
-                "before this step are whole) and start a new --workdir"
-            )
-    seconds = time.monotonic() - began
-    wait = min(waited / max(seconds, 1e-9), 1.0)
-    log.append(
-        {
-            "step": step,
-            "loss": loss,
-            "grad_norm": grad_norm,
-            "learning_rate": rate,
-            "seconds": round(seconds, 3),
-            "data_wait": round(wait, 4),
-        }
-    )
-    progress.advance(note=f"loss {loss:.3f}, data wait {wait:.0%}")
+class _Records:
+    """Writes down what each step gave, and stops the run where that, and so the new weights, are not finite."""
+
+    def __init__(
+        self,
+        directory: Path,
+        label: str,
+        batches: Callable[[int], Any],
+        log: LineLog,
+        progress: Progress,
+        feed: Waiting,
+    ):
+        self.directory, self.label, self.batches = directory, label, batches
+        self.log, self.progress, self.feed = log, progress, feed
+        self.began = time.monotonic()
+
+    def add(self, step: int, metrics: dict[str, Array], rate: float) -> None:
+        loss, grad_norm = float(metrics["loss"]), float(metrics["grad_norm"])
+        for name, value in (("loss", loss), ("gradient", grad_norm)):
+            if not np.isfinite(value):
+                raise InputError(
+                    f"the {name} of {self.label} is {value} at step {step}, {self._kept(step)}: lower its "
+                    "learning_rate (the checkpoints before this step are whole) and start a new --workdir"
+                )
+        seconds = time.monotonic() - self.began
+        wait = min(self.feed.seconds / max(seconds, 1e-9), 1.0)
+        values = {"step": step, "loss": loss, "grad_norm": grad_norm, "learning_rate": rate}
+        self.log.append({**values, "seconds": round(seconds, 3), "data_wait": round(wait, 4)})
+        self.progress.advance(note=f"loss {loss:.3f}, data wait {wait:.0%}")
+
+    def _kept(self, step: int) -> str:
+        """Keeps the batch of a step as a file; tells where, and which images are in it."""
+        batch: dict[str, Any] = {name: np.asarray(array) for name, array in self.batches(step - 1).items()}
+        path = self.directory / f"batch_of_step_{step}.npz"
+        with whole(path) as file:
+            np.savez(file, **batch)
+        images = ", ".join(map(str, batch.get("image_id", [])))
+        return f"on the images of ids {images} (the batch is in {path})"

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from sgg_jax import stopping
 from sgg_jax.data.dataset import Dataset, readable
 from sgg_jax.data.exports import open_export
 from sgg_jax.data.writer import TranslationWriter, WriteBehind
@@ -71,6 +72,7 @@ def translate_into(
                     progress.advance()
                 else:
                     behind.write(name, done.image, done.labels, record)
+                stopping.check()
     if todo or not (directory / SHEET).exists():  # a kill after the last image leaves these two undone
         writer.sort()
         _save_sheet(run, directory)

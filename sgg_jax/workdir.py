@@ -1,6 +1,13 @@
-"""The run directory: which config it belongs to, which stages are finished, and what each of them said."""
+"""The run directory: which config and code it belongs to, which stages are finished, and what each of them said."""
 
+import fcntl
+import os
+import platform
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +49,36 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
         )
 
 
+@contextmanager
+def alone(workdir: Path) -> Iterator[None]:
+    """Holds the run directory for this process; InputError telling who holds it where another one does.
+
+    The lock ends with its process, however that ends. A file system that knows no locks goes without.
+    """
+    path = workdir / "lock"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror}): name another --workdir") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise InputError(
+                f"{workdir} is in use by {file.read().strip() or 'another run'}: wait for its end, or name another "
+                "--workdir"
+            ) from error
+        except OSError:
+            pass
+        else:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+            file.flush()
+        yield
+
+
 class Stages:
     """Finished stages, one JSON file each under `stages/`, holding the stage's results and the seconds it took."""
 
@@ -60,3 +97,19 @@ class Stages:
     def finish(self, name: str, result: dict[str, Any], began: float) -> None:
         """Marks a stage that began at `time.monotonic()` value `began` as finished."""
         write_json(self.directory / f"{name}.json", {**result, "seconds": round(time.monotonic() - began, 1)})
+
+
+@cache
+def commit() -> str:
+    """The commit of the code when first asked for, with "+" where files differ; "unknown" outside its git checkout."""
+
+    def git(*arguments: str) -> str:
+        here = Path(__file__).parent
+        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=20)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # installed into somebody's repository, it is not in it
+        return git("describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -6,15 +6,17 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sgg_jax.checkpoints import Checkpoints, load_weights
+from sgg_jax.checkpoints import SEAL, Checkpoints, load_weights, newest
 from sgg_jax.devices import replicate
 from sgg_jax.errors import InputError
+from sgg_jax.records import read_json
 
 
 def tree(seed):
@@ -161,6 +163,91 @@ def test_damage_is_a_sentence_or_harmless(checkpoint, abandoned_reads, tmp_path,
             assert_equal(found, tree(5))
         shutil.rmtree(copy)
     assert refused > 0
+
+
+PLACES = {"first": 0.0, "middle": 0.5, "last": 1.0}
+"""Where in a file, as a share of its length."""
+
+
+def flip(path, share):
+    content = bytearray(path.read_bytes())
+    content[round(share * (len(content) - 1))] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path, share):
+    content = path.read_bytes()
+    path.write_bytes(content[: max(0, round(share * len(content)) - 2)])  # a last newline alone says nothing
+
+
+DAMAGES = {"flipped": flip, "cut": cut, "deleted": lambda path, _: path.unlink()}
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Steps 5 and 10."""
+    return saved(tmp_path_factory.mktemp("pair") / "checkpoints", 5, 10)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("place", PLACES)
+def test_after_damage_to_any_file_the_checkpoint_before_counts(pair, tmp_path, capsys, damage, place):
+    files = sorted(path.relative_to(pair) for path in (pair / "10").rglob("*") if path.is_file())
+    assert len(files) > 15 and Path("10/seal.json") in files
+    copy = shutil.copytree(pair, tmp_path / "copy")
+    for file in files:
+        content = (copy / file).read_bytes()
+        if not content and damage != "deleted":
+            continue
+        DAMAGES[damage](copy / file, PLACES[place])
+        assert newest(copy) == 5, file
+        assert f"passing over the checkpoint {copy / '10'}: " in capsys.readouterr().err
+        (copy / file).write_bytes(content)
+    assert newest(copy) == 10 and capsys.readouterr().err == ""
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_its_step_written_again(pair, tmp_path, capsys):
+    copy = shutil.copytree(pair, tmp_path / "copy")
+    flip(copy / "10" / "weights" / "manifest.ocdbt", 0.5)
+    assert_equal(load_weights(copy, blank(tree(0))), tree(5))
+    assert (copy / "10").exists()  # reading moves nothing
+    with Checkpoints(copy) as checkpoints:
+        assert checkpoints.latest() == 5
+        assert_equal(checkpoints.restore("weights", blank(tree(0))), tree(5))
+        checkpoints.save(10, {"step": jnp.int32(10)}, tree(11))
+    assert "weights/manifest.ocdbt was changed after it was written" in capsys.readouterr().err
+    assert_equal(load_weights(copy, blank(tree(0))), tree(11))
+    assert sorted(path.name for path in copy.iterdir()) == ["10", "10.damaged", "5"]
+
+
+def test_a_checkpoint_that_was_not_sealed_does_not_count_beside_one_that_was(pair, tmp_path, capsys):
+    copy = shutil.copytree(pair, tmp_path / "copy")
+    (copy / "10" / SEAL).unlink()
+    assert newest(copy) == 5
+    assert "10: it was not sealed: its run was killed before" in capsys.readouterr().err
+
+
+def test_no_whole_checkpoint_is_a_sentence(checkpoint):
+    flip(checkpoint / "5" / "_CHECKPOINT_METADATA", 0.5)
+    with pytest.raises(InputError, match="no whole checkpoint in .*: run the stage that trains it first"):
+        load_weights(checkpoint, tree(0))
+
+
+def test_a_checkpoint_of_the_release_before_loads(tmp_path, capsys):
+    """Written by 0.1.0, which made no seals."""
+    golden = shutil.copytree(Path(__file__).parent / "golden" / "checkpoints", tmp_path / "checkpoints")
+    assert_equal(load_weights(golden, blank(tree(0))), tree(5))
+    assert "is sealed: taking 5 unverified" in capsys.readouterr().err
+    with Checkpoints(golden) as checkpoints:
+        state = checkpoints.restore("state", blank({"params": tree(0), "step": jnp.int32(0)}))
+    assert int(state["step"]) == 5
+    assert_equal(state["params"], tree(105))
+
+
+def test_a_seal_tells_what_it_was_given(tmp_path):
+    with Checkpoints(tmp_path, about={"config": {"seed": 3}}) as checkpoints:
+        checkpoints.save(1, tree(0), tree(1))
+    assert read_json(tmp_path / "1" / SEAL)["config"] == {"seed": 3}
 
 
 def test_a_checkpoint_of_four_devices_is_read_on_one(tmp_path, four_devices):

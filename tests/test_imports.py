@@ -8,6 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A module may import those that stand before it, folders included. models/ and data/ import nothing but errors.
 ORDER = [
     "errors",
+    "stopping",
     "compiler",
     "data",
     "roles",
@@ -77,6 +78,7 @@ LIBRARIES = {  # where a library may be imported: modules or folders of sgg_jax,
 }
 WITHOUT_JAX = {
     "errors",
+    "stopping",
     "compiler",
     "data",
     "report",

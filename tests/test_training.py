@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sgg_jax import training
+from sgg_jax import stopping, training
 from sgg_jax.augmentation import Strength, augment
 from sgg_jax.checkpoints import Checkpoints, load_weights
 from sgg_jax.errors import InputError
@@ -127,6 +127,20 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, four_devices, w
     assert_same(*states)
 
 
+@pytest.mark.parametrize("stop", range(1, 12))
+def test_a_run_that_is_stopped_at_any_step_saves_it_and_ends_with_the_same_weights(
+    tmp_path, four_devices, whole, monkeypatch, stop
+):
+    looks = iter(range(1, 100))
+    monkeypatch.setattr(stopping, "asked", lambda: next(looks) == stop)
+    with pytest.raises(stopping.Stopped):
+        train(tmp_path, four_devices)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.latest() == stop
+    assert_same(train(tmp_path, four_devices), whole[1])
+    assert [record["step"] for record in read_lines(tmp_path / "metrics.jsonl")] == list(range(1, 12))
+
+
 def test_a_resumed_run_asks_for_the_batches_after_its_checkpoint_only(tmp_path, four_devices, whole):
     with pytest.raises(KilledError):
         train(tmp_path, four_devices, until(10))
@@ -153,8 +167,11 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path, four_devices, stop):
     def batches(step):
         return batch(step) | ({"labels": np.full((8, 2), np.nan, np.float32)} if step == stop else {})
 
-    with pytest.raises(InputError, match=rf"loss of line is nan at step {stop + 1}\b"):
+    with pytest.raises(InputError, match=rf"loss of line is nan at step {stop + 1}, on the images of ids 0, 1, 2, 3"):
         train(tmp_path, four_devices, batches)
+    with np.load(tmp_path / f"batch_of_step_{stop + 1}.npz") as kept:
+        np.testing.assert_array_equal(kept["image"], batch(stop)["image"])
+        assert np.isnan(kept["labels"]).all()
     assert [record["step"] for record in read_lines(tmp_path / "metrics.jsonl")] == list(range(1, stop + 1))
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest() is None

@@ -1,6 +1,5 @@
 """Encoder-decoder segmentation network for small images."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
