@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
 from sgg_jax.checks import check, claim
@@ -52,6 +53,18 @@ NEEDS = {
 }
 
 
+MEMORY = {
+    "train_denoiser": "denoiser.training.batch_size",
+    "train_segmenter": "segmenter.training.batch_size",
+    "adapt": "translate.batch_size, translate.microbatch or adapt.training.batch_size",
+    "translate": "translate.batch_size or translate.microbatch",
+    "train_student": "student.training.batch_size",
+    "compare": "translate.batch_size, translate.microbatch or student.training.batch_size",
+    "evaluate": "evaluate.batch_size",
+    "report": "report.examples",
+}
+"""What to lower where a stage runs out of the devices' memory."""
+
 PLACES = {"folders": FOLDERS, "cityscapes": CITYSCAPES}
 """Layouts of export_streets."""
 
@@ -95,7 +108,13 @@ def run_stage(run: Experiment, name: str) -> None:
         raise InputError(f"{name} needs what {', '.join(missing)} makes: run that stage first on {run.workdir}")
     say(f"{name}: {STAGES[name].__doc__}")
     began = time.monotonic()
-    run.stages.finish(name, {**STAGES[name](run), "made": made(run)}, began)
+    try:
+        result = STAGES[name](run)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(f"{name} needs more memory than there is: lower config.{MEMORY[name]}") from error
+    run.stages.finish(name, {**result, "made": made(run)}, began)
 
 
 def run_all(run: Experiment) -> None:

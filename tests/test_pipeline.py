@@ -184,6 +184,16 @@ def test_what_is_missing_is_done_again_and_the_same(finished, tmp_path):
     assert (again / "scores.json").read_text() == (finished / "scores.json").read_text()
 
 
+def test_too_little_memory_names_the_setting_to_lower(tmp_path, monkeypatch):
+    def large(run):
+        return jax.block_until_ready(jax.numpy.zeros(2**50, "uint8"))
+
+    assert set(pipeline.MEMORY) == set(pipeline.STAGES)
+    monkeypatch.setitem(pipeline.STAGES, "train_segmenter", large)
+    with pytest.raises(InputError, match=r"more memory than there is: lower config.segmenter.training.batch_size"):
+        main("train_segmenter", tiny(), tmp_path)
+
+
 def test_stages_out_of_order_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"adapt needs what train_denoiser, train_segmenter makes"):
         main("adapt", tiny(), tmp_path)
