@@ -1,0 +1,107 @@
+"""Long: the whole run through the real command line, killed 25 times or asked to stop 8 times, ends as one left alone.
+
+    python -m pytest tests/soak/test_stops.py -s
+
+Not among the tests of `make test`; the log of one run is docs/logs/stops.log.
+"""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from sgg_jax.checkpoints import newest
+from sgg_jax.stopping import EXIT_CODE
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = [
+    *("--config", "configs/quick.py", "--config.data.size=(16,32)"),
+    *(f"--config.data.{role}.streets.count={n}" for role, n in dict(source=24, target=32, judge=24, val=8).items()),
+    "--config.data.test.streets.count=16",
+    *("--config.denoiser.unet.widths=(32,32)", "--config.segmenter.encoder_decoder.widths=(8,16)"),
+    *("--config.translate.batch_size=4", "--config.translate.steps=4", "--config.translate.unguided=8"),
+    *(
+        f"--config.{section}.training.{name}={value}"
+        for section in ("denoiser", "segmenter", "adapt", "student")
+        for name, value in dict(steps=30, batch_size=4, save_every=5).items()
+    ),
+    *("--config.compare.methods=('none','sgg_ptl')", "--config.report.examples=2"),
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("stops")
+
+
+def start(workdir: Path) -> subprocess.Popen:
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled")}
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    line = [sys.executable, "main.py", "run", *TINY, "--workdir", str(workdir)]
+    streams = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(line, cwd=ROOT, env=environment, **streams)
+
+
+def finish(workdir: Path) -> None:
+    process = start(workdir)
+    complaints = process.communicate()[1]
+    assert process.returncode == 0, complaints
+
+
+def digests(workdir: Path) -> dict[str, str]:
+    """Of every pixel, every score and every array of every network: parameters, optimizer and EMA."""
+    found = {}
+    for path in sorted(workdir.rglob("*.png")):
+        found[str(path.relative_to(workdir))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    found["scores.json"] = (workdir / "scores.json").read_text()
+    for row in json.loads((workdir / "compare.json").read_text())["rows"]:
+        found[f"{row['method']}'s row"] = json.dumps([row["miou"], row["per_class"], row["agreement"], row["distance"]])
+    for directory in sorted(workdir.rglob("checkpoints")):
+        with ocp.StandardCheckpointer() as reader:
+            arrays = reader.restore((directory / str(newest(directory)) / "state").resolve())
+        flat = sorted((str(key), np.asarray(leaf)) for key, leaf in ocp.tree.to_flat_dict(arrays).items())
+        content = hashlib.sha256(b"".join(name.encode() + leaf.tobytes() for name, leaf in flat))
+        found[str(directory.relative_to(workdir))] = content.hexdigest()
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(place) -> dict[str, str]:
+    """What a run that is left alone ends with."""
+    finish(place / "alone")
+    return digests(place / "alone")
+
+
+def finished(workdir: Path) -> list[str]:
+    return sorted(path.stem for path in (workdir / "stages").glob("*.json"))
+
+
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 25), (signal.SIGTERM, 8)], ids=["kills", "stops"])
+def test_a_run_that_is_interrupted_ends_as_one_left_alone(place, alone, number, times):
+    workdir, chance = place / number.name, random.Random(int(number))
+    for time_ in range(times):
+        process = start(workdir)
+        time.sleep(chance.uniform(4, 20))  # the start takes some seconds
+        asked = time.monotonic()
+        process.send_signal(number)
+        complaints = process.communicate(timeout=60)[1]
+        seconds = time.monotonic() - asked
+        if process.returncode == 0:  # it was done before
+            print(f"{number.name} {time_ + 1}: came after the end", flush=True)
+            break
+        assert process.returncode == (EXIT_CODE if number == signal.SIGTERM else -number), complaints
+        assert "Traceback" not in complaints
+        assert seconds < 12
+        print(f"{number.name} {time_ + 1}: {seconds:.1f} s, finished: {', '.join(finished(workdir))}", flush=True)
+    finish(workdir)
+    assert digests(workdir) == alone
+    print(f"{number.name}: {len(alone)} digests, all equal to those of a run left alone", flush=True)
