@@ -4,7 +4,7 @@
     python benchmarks/few_steps.py time --workdir runs/few_steps
     python benchmarks/few_steps.py table --workdir runs/few_steps --out benchmarks/few_steps.json --plot few_steps.png
 
-`train`: for every seed a guide, and for every setting and seed the translations of 96 images under it, and a student of
+`train`: for every seed a guide, and for every setting and seed the translations of 64 images under it, and a student of
 them: its mIoU on the target, the judge's agreement. A row is kept as it is finished, so the same command goes on;
 --settings and --seeds name a part of the work. `time`: seconds per image, settings in turns, on a machine with nothing
 else to do. `table`: Markdown, JSON and the plot of what both have found.
@@ -55,15 +55,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dpm 3, lcg every 3rd": {**FIVE, "sampler": "dpm", "steps": 3, "lcg_every": 3},
 }
 """Fields of config.translate. Depth 100, as configs/default.py has it; scale and clip_ratio, too."""
-STUDY = "96 source images, guides and judge of 500 steps of 16, students of 150, 200 test images, depth 100"
+STUDY = "64 source images, guides and judge of 400 steps of 16, students of 150 of 8, 200 test images, depth 100"
 
 
 def configured(setting: str, seed: int) -> Any:
     """The study's config, smaller, with the fields of a setting ("" for none)."""
     config = study.get_config()
     config.seed = seed
-    config.data.source.streets.count, config.data.test.streets.count = 96, 200
-    config.segmenter.training.steps, config.student.training.steps = 500, 150
+    config.data.source.streets.count, config.data.test.streets.count = 64, 200
+    config.segmenter.training.steps, config.student.training.steps = 400, 150
+    config.student.training.batch_size = 8
     config.translate.guide = "source"
     config.translate.update(SETTINGS.get(setting, {}))
     return config

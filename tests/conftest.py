@@ -1,7 +1,7 @@
 """Four virtual CPU devices for every test, so that parallel code runs parallel; set before jax makes its backend.
 
-Most of the tests' time is compiling. So nothing is optimised, and what one test compiled serves the others of its
-process, and the commands that it starts. The quick run of .ci/run takes the defaults.
+Most of the tests' time is compiling. So nothing is optimised, and what one test compiled serves all others, also those
+of other workers, and the commands that they start. The quick run of .ci/run takes the defaults.
 """
 
 import atexit
@@ -15,9 +15,12 @@ from jax.sharding import AxisType, Mesh
 
 import sgg_jax  # noqa: F401  (compiler defaults)
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
-compiled = tempfile.mkdtemp(prefix="compiled-")
-atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+if "PYTEST_XDIST_WORKER" in os.environ:  # its environment is that of the process that started it
+    compiled = os.environ["JAX_COMPILATION_CACHE_DIR"]
+else:
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+    compiled = tempfile.mkdtemp(prefix="compiled-")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 for name, value in (
     ("jax_compilation_cache_dir", compiled),
     ("jax_persistent_cache_min_compile_time_secs", 0),
