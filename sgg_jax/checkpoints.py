@@ -37,7 +37,9 @@ class Checkpoints:
         for step in _steps(directory):
             if self._latest is None or step > self._latest:
                 _set_aside(directory / str(step))
-        self.manager = _manager(directory, keep)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        handlers = {item: ocp.StandardCheckpointHandler() for item in ("state", "weights")}
+        self.manager = ocp.CheckpointManager(directory.resolve(), options=options, item_handlers=handlers)
         self._pool = ThreadPoolExecutor(1, "seal")
         self._sealing: Future[None] | None = None
 
@@ -83,7 +85,7 @@ class Checkpoints:
         """Newest `item` with the structure, shapes and dtypes of `like`; InputError where they do not fit."""
         self._sealed()
         assert self._latest is not None
-        return _restore(self.manager, self.directory, self._latest, item, like)
+        return _restore(self.directory, self._latest, item, like)
 
 
 def load_weights(directory: Path, like: Any) -> Any:
@@ -93,8 +95,7 @@ def load_weights(directory: Path, like: Any) -> Any:
     step = newest(directory)
     if step is None:
         raise InputError(f"no whole checkpoint in {directory}: run the stage that trains it first")
-    with _manager(directory, None) as manager:
-        return _restore(manager, directory, step, "weights", like)
+    return _restore(directory, step, "weights", like)
 
 
 def newest(directory: Path) -> int | None:
@@ -161,23 +162,17 @@ def _set_aside(place: Path) -> None:
     place.rename(aside)
 
 
-def _manager(directory: Path, keep: int | None) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-    handlers = {item: ocp.StandardCheckpointHandler() for item in ("state", "weights")}
-    return ocp.CheckpointManager(directory.resolve(), options=options, item_handlers=handlers)
-
-
-def _restore(manager: ocp.CheckpointManager, directory: Path, step: int, item: str, like: Any) -> Any:
+def _restore(directory: Path, step: int, item: str, like: Any) -> Any:
     """`item` of a step with the structure, shapes and dtypes of `like`; InputError where they do not fit."""
     # onto one device, whatever devices wrote it: the caller spreads it
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), like)
-    where = f"the {item} in {directory / str(step)}"
+    where, path = f"the {item} in {directory / str(step)}", (directory / str(step) / item).resolve()
     try:
-        # what orbax cannot fit it leaves half read, with noise later: so compare first
-        _compare(where, manager.item_metadata(step)[item], abstract)
-        restore = ocp.args.StandardRestore(abstract)
-        return manager.restore(step, args=ocp.args.Composite(**{item: restore}))[item]
+        with ocp.StandardCheckpointer() as reader:
+            # what orbax cannot fit it leaves half read, with noise later: so compare first
+            _compare(where, reader.metadata(path).item_metadata, abstract)
+            return reader.restore(path, abstract)
     except (ValueError, KeyError, TypeError, OSError) as error:
         if isinstance(error, InputError):
             raise
