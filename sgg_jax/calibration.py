@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from sgg_jax.collage import Donors, collage
 from sgg_jax.data.dataset import Dataset, readable
 from sgg_jax.data.fit import fitted
 from sgg_jax.devices import replicate, shard
@@ -28,15 +29,15 @@ from sgg_jax.training import init_state, make_step
 from sgg_jax.translation import translate
 
 
-def timed(call: Callable[[], Any], repeats: int = 3) -> float:
-    """Median seconds of a call after one that compiles."""
-    jax.block_until_ready(call())
+def timed(call: Callable[[], Any], repeats: int = 3) -> tuple[float, float]:
+    """Seconds of a call, the median of some, and how much longer the one before them took, which compiles."""
     seconds = []
-    for _ in range(repeats):
+    for _ in range(1 + repeats):
         began = time.perf_counter()
         jax.block_until_ready(call())
         seconds.append(time.perf_counter() - began)
-    return float(np.median(seconds))
+    median = float(np.median(seconds[1:]))
+    return median, max(seconds[0] - median, 0.0)
 
 
 STREAMS = {"segmenter": "source"}
@@ -49,6 +50,7 @@ class Calibration:
     def __init__(self, run: Experiment):
         self.run = run
         self._known: dict[Any, float] = {}
+        self._compiling: dict[Method, float] = {}
 
     def _once(self, key: Any, measure: Callable[[], float]) -> float:
         if key not in self._known:
@@ -110,7 +112,7 @@ class Calibration:
             state, metrics = step(state, constants, batch, 0, np.float32(0.0))
             return metrics
 
-        return timed(call)
+        return timed(call)[0]
 
     def translation_step(self, method: Method) -> float:
         """Seconds of one reverse step of one batch, the mean of a few from all over the chain."""
@@ -132,7 +134,28 @@ class Calibration:
         networks = Partial(*run.denoiser_network), run.segmenter(run.segmenter_network()[1])
         networks = replicate(tuple(tiled(network, run.tile) for network in networks), run.mesh)
         call = partial(translate, *networks, schedule, *data, knobs, method=method, mesh=run.mesh)
-        return timed(call, repeats=2) / int(schedule.count)
+        seconds, self._compiling[method] = timed(call, repeats=2)
+        return seconds / int(schedule.count)
+
+    def compiling(self, method: Method) -> float:
+        """Seconds that compiling a translation took; what looks at its steps one by one compiles as much again."""
+        self.translation_step(method)
+        return self._compiling[method]
+
+    @cached_property
+    def collage(self) -> float:
+        """Seconds to make an image's start of target pixels, the mean of a few; the source gives them here."""
+        examples = [example for _, example in readable(self.run.source, range(min(8, len(self.run.source))))]
+        pairs = [
+            (fitted(e.image, self.source_size, "crop"), fitted(e.known_labels(), self.source_size, "crop"))
+            for e in examples
+        ]
+        images, labels = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
+        given = Donors.of(images, labels, len(self.run.names))
+        began = time.perf_counter()
+        for place, (image, known) in enumerate(pairs):
+            collage(image, known, given, (0, place))
+        return (time.perf_counter() - began) / len(pairs)
 
     @cached_property
     def source_size(self) -> tuple[int, int]:
@@ -172,7 +195,7 @@ class Calibration:
                 pass
 
         size = dataset.size or window
-        seconds = self._once(("scoring", size, len(few)), lambda: timed(look, repeats=1) / len(few))
+        seconds = self._once(("scoring", size, len(few)), lambda: timed(look, repeats=1)[0] / len(few))
         return passes, passes * self.flops("segmenter", window), seconds
 
 

@@ -122,7 +122,9 @@ def run_all(run: Experiment) -> None:
     if "compare" in stages(run):
         Comparison(run)  # what is wrong with its settings is told before hours of work
     unfinished = [name for name in stages(run) if not is_finished(run, name)]
-    if unfinished:
+    if unfinished and (run.workdir / "plan.json").exists():  # a minute's calibration at every restart would add up
+        say(f"Goes on with {', '.join(unfinished)}; what all of it was expected to take is in plan.json.")
+    elif unfinished:
         say(
             f"Translates {len(run.source)} labelled source images into the domain of {len(run.target)} target images "
             f"and trains on them: {', '.join(unfinished)}.\n"
