@@ -238,7 +238,7 @@ class Trainer:
             self.objective, constants = segmenter_objective(network.func, None), jnp.asarray(ours.class_weights)
         state = init_state(network.args[0], recipe)
         self.state, self.constants = replicate((state, constants), self.mesh)
-        self.run_step = make_step(self.objective, recipe.rule)
+        self.run_step = make_step(self.objective, recipe.rule, self.mesh)
 
     def batch(self, image: np.ndarray | None = None) -> dict[str, jax.Array]:
         return shard({"image": self.image if image is None else image, "labels": self.labels}, self.mesh)

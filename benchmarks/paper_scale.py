@@ -71,8 +71,8 @@ def flops(apply: Apply, params: Any, *inputs: jax.ShapeDtypeStruct) -> float:
 def training_step(denoiser: tuple[Apply, Any], size: tuple[int, int], batch: int, repeats: int) -> dict[str, float]:
     apply, params = denoiser
     recipe = Recipe(**default.training(1, batch, 1e-4).to_dict())
-    step = make_step(denoiser_objective(apply, True), recipe.rule)
     mesh = data_mesh()
+    step = make_step(denoiser_objective(apply, True), recipe.rule, mesh)
     constants = noise_schedule(linear(1000)), jnp.ones(1000)
     state, constants = replicate((init_state(params, recipe), constants), mesh)
     images = shard({"image": np.zeros((batch, *size, 3), np.uint8)}, mesh)

@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 from sgg_jax.collage import Donors, collage
 from sgg_jax.data.dataset import Dataset, readable
 from sgg_jax.data.fit import fitted
-from sgg_jax.devices import replicate, shard
+from sgg_jax.devices import replicate, shard, split_mesh, spread
 from sgg_jax.evaluation import examine
 from sgg_jax.experiment import Experiment, role_of
 from sgg_jax.prediction import Size, stride_of, windows_of
@@ -102,10 +102,11 @@ class Calibration:
             objective = run.segmenter_objective(run.strength(stream), role_of(stream))
             params = run.segmenter_network(role_of(stream))[1]
             constants = jnp.ones(len(run.names))
-        step = make_step(objective, recipe.rule)
-        state, constants = replicate((init_state(params, recipe), constants), run.mesh)
+        mesh = split_mesh(run.mesh, recipe.weight_shards)
+        step = make_step(objective, recipe.rule, mesh)
+        state, constants = spread(init_state(params, recipe), mesh), replicate(constants, mesh)
         batch = run.batches(dataset, recipe.batch_size, 0)(0)
-        batch = shard({name: batch[name] for name in ("image", "labels") if name in batch}, run.mesh)
+        batch = shard({name: batch[name] for name in ("image", "labels") if name in batch}, mesh)
 
         def call() -> Any:
             nonlocal state  # each step takes its state's memory

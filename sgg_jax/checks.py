@@ -50,6 +50,7 @@ def check(run: Experiment) -> None:
     for section in ("denoiser", "segmenter", "adapt", "student"):
         size = run.recipe(section).batch_size
         devices.check_batch(size, run.mesh, f"config.{section}.training.batch_size")
+        devices.split_mesh(run.mesh, run.recipe(section).weight_shards)
     _ = run.datasets
     check_depths(c.adapt.depths)
     for depth in (*c.adapt.depths, c.translate.depth):

@@ -45,6 +45,7 @@ class Recipe:
     b2: float  # decay of Adam's second moment
     decay_all: bool  # decay biases and norms, too
     rates: tuple[tuple[str, float], ...]  # (start of weights' dotted names, factor of the learning rate); first match
+    weight_shards: int  # parts that weights, moments and averages are split into, on as many devices each
 
     def __post_init__(self) -> None:
         for field, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):

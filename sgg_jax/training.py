@@ -17,7 +17,7 @@ from sgg_jax import stopping
 from sgg_jax.augmentation import Strength, augment
 from sgg_jax.checkpoints import Checkpoints
 from sgg_jax.data.loader import Waiting, prefetch
-from sgg_jax.devices import check_batch, replicate, shard_part
+from sgg_jax.devices import check_batch, keep_spread, replicate, shard_part, split_mesh, spread
 from sgg_jax.errors import InputError
 from sgg_jax.losses import denoising_loss, segmentation_loss
 from sgg_jax.optimization import Recipe, Rule, learning_rates, optimizer
@@ -91,7 +91,7 @@ def init_state(params: Params, recipe: Recipe) -> TrainState:
 
 
 @cache
-def make_step(objective: Objective, rule: Rule) -> Callable[..., Any]:
+def make_step(objective: Objective, rule: Rule, mesh: Mesh) -> Callable[..., Any]:
     """The jitted step (state, constants, batch, seed, learning_rate) -> (state, {"loss", "grad_norm"}).
 
     Cached, and everything that differs between runs of one network is an operand: one compile serves them all.
@@ -107,7 +107,7 @@ def make_step(objective: Objective, rule: Rule) -> Callable[..., Any]:
         decay = jnp.minimum(rule.ema, (1.0 + state.step) / (10.0 + state.step))
         average = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradient)}
-        return TrainState(params, average, optimizer_state, state.step + 1), metrics
+        return keep_spread(TrainState(params, average, optimizer_state, state.step + 1), mesh), metrics
 
     return jax.jit(step, donate_argnums=0)
 
@@ -134,14 +134,15 @@ def fit(
     a file, and the last checkpoint before it stays.
     """
     check_batch(recipe.batch_size, mesh, f"batch_size of {label}")
-    train_step = make_step(objective, recipe.rule)
+    mesh = split_mesh(mesh, recipe.weight_shards)
+    train_step = make_step(objective, recipe.rule, mesh)
     rates = learning_rates(recipe)
     with Checkpoints(directory / "checkpoints", about=about) as checkpoints:
         state = init_state(params, recipe)
         if checkpoints.latest() is not None:
             state = checkpoints.restore("state", state)
         start = int(state.step)
-        state, constants = replicate((state, constants), mesh)
+        state, constants = spread(state, mesh), replicate(constants, mesh)
         pending = None
 
         def ready(step: int) -> Any:  # in the thread that reads ahead: on the devices before it is asked for

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
-from sgg_jax import stopping, training
+from sgg_jax import devices, stopping, training
 from sgg_jax.augmentation import Strength, augment
 from sgg_jax.checkpoints import Checkpoints, load_weights
 from sgg_jax.errors import InputError
 from sgg_jax.losses import denoising_loss, segmentation_loss
+from sgg_jax.models import UNet, build
 from sgg_jax.optimization import Recipe, learning_rates
 from sgg_jax.records import read_lines
 from sgg_jax.schedule import noise_schedule
@@ -23,7 +25,7 @@ from sgg_jax.types import VOID, to_float
 FAST = {"xla_backend_optimization_level": 0}  # compiles in half the time
 RECIPE = Recipe(
     steps=11, batch_size=8, learning_rate=0.2, warmup=3, weight_decay=0.01, clip=1.0, ema=0.9, save_every=4,
-    optimizer="adamw", schedule="cosine", power=0.9, b2=0.99, decay_all=True, rates=(),
+    optimizer="adamw", schedule="cosine", power=0.9, b2=0.99, decay_all=True, rates=(), weight_shards=1,
 )  # fmt: skip
 TRUTH = np.array([[1.0, -2.0], [0.5, 0.0], [-1.0, 3.0]], np.float32)
 PARAMS = {"line": {"slope": jnp.zeros((3, 2)), "offset": jnp.zeros(2)}}
@@ -222,6 +224,58 @@ def test_every_device_has_its_part_of_the_batch_and_all_weights(tmp_path, four_d
         np.testing.assert_array_equal(np.concatenate(ordered), batch(step)["image"])
 
 
+@pytest.mark.parametrize("parts", [2, 4])
+def test_split_weights_are_the_same_weights(tmp_path, four_devices, whole, monkeypatch, parts):
+    """slope [3,2] is split by columns where they divide, offset [2] likewise; a whole copy elsewhere."""
+    monkeypatch.setattr(devices, "SPLIT_FROM", 2)
+    split = train(tmp_path, four_devices, recipe=replace(RECIPE, weight_shards=parts))
+    held = {name: {shard.data.shape for shard in split["line"][name].addressable_shards} for name in split["line"]}
+    assert held == {2: {"slope": {(3, 1)}, "offset": {(1,)}}, 4: {"slope": {(3, 2)}, "offset": {(2,)}}}[parts]
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), split, whole[1])
+
+
+def test_split_training_goes_on_from_a_whole_one(tmp_path, four_devices, whole, monkeypatch):
+    monkeypatch.setattr(devices, "SPLIT_FROM", 2)
+    with pytest.raises(KilledError):
+        train(tmp_path, four_devices, until(6))
+    split = train(tmp_path, four_devices, recipe=replace(RECIPE, weight_shards=2))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), split, whole[1])
+
+
+def test_a_unet_trains_alike_with_split_weights(four_devices, monkeypatch):
+    monkeypatch.setattr(devices, "SPLIT_FROM", 256)
+    apply, params = build(UNet, 0, widths=(16, 32), blocks=1, attention=(), patch=2)
+    image = np.random.default_rng(0).integers(0, 256, (4, 8, 12, 3)).astype(np.uint8)
+    found = []
+    for mesh in (four_devices, devices.split_mesh(four_devices, 2)):
+        step = make_step(denoiser_objective(apply, True), RECIPE.rule, mesh)
+        state = devices.spread(init_state(params, RECIPE), mesh)
+        constants = devices.replicate((noise_schedule(np.full(10, 0.1)), jnp.ones(10)), mesh)
+        for _ in range(3):
+            state, metrics = step(state, constants, devices.shard({"image": image}, mesh), 0, np.float32(1e-3))
+        found.append((state, metrics))
+    (whole, on_whole), (split, on_split) = found
+    parts = [leaf.addressable_shards[0].data.size / leaf.size for leaf in jax.tree.leaves(split)]
+    assert set(parts) == {0.5, 1.0} and sum(part == 0.5 for part in parts) > 50
+    assert float(on_split["loss"]) == pytest.approx(float(on_whole["loss"]), rel=1e-5)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=2e-5), split.ema, whole.ema)
+
+
+def test_weights_split_over_devices_that_divide(tmp_path, four_devices):
+    with pytest.raises(InputError, match=r"weight_shards is 3: it must divide the 4 devices; set it to one of 1, 2, 4"):
+        train(tmp_path, four_devices, recipe=replace(RECIPE, weight_shards=3))
+
+
+def test_large_arrays_are_split_along_their_longest_side_that_divides(four_devices):
+    mesh = devices.split_mesh(four_devices, 2)
+    assert mesh.shape == {"data": 2, "weights": 2}
+    assert devices.weight_sharding((3, 3, 128, 512), mesh).spec == P(None, None, None, "weights")
+    assert devices.weight_sharding((3, 3, 512, 127), mesh).spec == P(None, None, "weights", None)
+    assert devices.weight_sharding((512,), mesh).spec == devices.weight_sharding((), mesh).spec == P()  # small
+    assert devices.weight_sharding((333, 333), mesh).spec == P()
+    assert devices.weight_sharding((512, 512), four_devices).spec == P()
+
+
 def test_one_trace_serves_all_runs_of_a_network(tmp_path, four_devices):
     traces = []
 
@@ -261,8 +315,8 @@ def literal_adamw(recipe, seed, rates):
 
 
 @pytest.mark.parametrize("recipe", [replace(RECIPE, weight_decay=0.5), replace(RECIPE, clip=100.0, ema=0.15)])
-def test_steps_are_literal_adamw(recipe):
-    step = make_step(squares, recipe.rule)
+def test_steps_are_literal_adamw(recipe, one_device):
+    step = make_step(squares, recipe.rule, one_device)
     rates = learning_rates(recipe)[:4]
     state = init_state(PARAMS, recipe)
     for t, rate in enumerate(rates):
