@@ -5,8 +5,11 @@ A seal, written last, holds the digest of every file of a checkpoint. What a sea
 
 import hashlib
 import json
+import logging
 import sys
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,6 +42,7 @@ class Checkpoints:
                 _set_aside(directory / str(step))
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         handlers = {item: ocp.StandardCheckpointHandler() for item in ("state", "weights")}
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs tracebacks of what it also raises
         self.manager = ocp.CheckpointManager(directory.resolve(), options=options, item_handlers=handlers)
         self._pool = ThreadPoolExecutor(1, "seal")
         self._sealing: Future[None] | None = None
@@ -47,11 +51,12 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            self._sealed()
-        finally:
-            self._pool.shutdown()
-            self.manager.close()
+        with self._writing():
+            try:
+                self._sealed()
+            finally:
+                self._pool.shutdown()
+                self.manager.close()
 
     def latest(self) -> int | None:
         """Step of the newest checkpoint."""
@@ -60,12 +65,13 @@ class Checkpoints:
     def save(self, step: int, state: Any, weights: Any) -> None:
         """Copies both, since the next step of training takes the state's memory, and writes in the background.
 
-        Raises what the save before this one came to, say OSError of a full disk.
+        InputError where this save, or the one before it, cannot be written.
         """
         state, weights = jax.tree.map(jnp.copy, (state, weights))
         self._sealed()
         save = ocp.args.StandardSave
-        self.manager.save(step, args=ocp.args.Composite(state=save(state), weights=save(weights)))
+        with self._writing():
+            self.manager.save(step, args=ocp.args.Composite(state=save(state), weights=save(weights)))
         self._sealing = self._pool.submit(self._seal, step)
         self._latest = step
 
@@ -79,7 +85,22 @@ class Checkpoints:
         """Waits for the last save."""
         if self._sealing is not None:
             sealing, self._sealing = self._sealing, None
-            sealing.result()
+            with self._writing():
+                sealing.result()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Whatever orbax makes of a full disk or a directory that vanished leaves the block as an InputError."""
+        try:
+            yield
+        except InputError:
+            raise
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise InputError(
+                f"a checkpoint in {self.directory} cannot be written ({reason}): free some space or mend the directory "
+                "and run again, to go on from the one before it"
+            ) from error
 
     def restore(self, item: str, like: Any) -> Any:
         """Newest `item` with the structure, shapes and dtypes of `like`; InputError where they do not fit."""

@@ -250,6 +250,43 @@ def test_a_seal_tells_what_it_was_given(tmp_path):
     assert read_json(tmp_path / "1" / SEAL)["config"] == {"seed": 3}
 
 
+FILLING = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from sgg_jax.checkpoints import Checkpoints, load_weights, newest
+from sgg_jax.errors import InputError
+directory, refused = Path(sys.argv[1]), []
+tree = lambda step: {"x": np.random.default_rng(step).standard_normal(50_000).astype(np.float32)}
+with Checkpoints(directory) as checkpoints:
+    checkpoints.save(1, tree(1), tree(1))
+for step, limit in enumerate(np.linspace(0, 220_000, 20).astype(int), 2):
+    try:
+        with Checkpoints(directory) as checkpoints:
+            before = checkpoints.latest()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
+            checkpoints.save(step, tree(step), tree(step))
+    except InputError as error:
+        refused.append(str(error))
+    else:
+        before = step
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert newest(directory) == before, (step, limit)
+    np.testing.assert_array_equal(load_weights(directory, tree(0))["x"], tree(before)["x"])
+assert 5 < len(refused) < 20, refused
+assert all(f"a checkpoint in {directory} cannot be written (" in text for text in refused), refused
+"""
+
+
+def test_a_disk_that_is_full_at_any_byte_leaves_the_checkpoint_before(tmp_path):
+    """Files that may not grow beyond 0 to 220,000 bytes stand for the disk; the arrays have 200,000."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
+    line = [sys.executable, "-c", FILLING, str(tmp_path / "checkpoints")]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_checkpoint_of_four_devices_is_read_on_one(tmp_path, four_devices):
     """As on a laptop after training on a larger machine: another process, which has one device."""
     spread = replicate(tree(5), four_devices)
