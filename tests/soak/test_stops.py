@@ -88,12 +88,21 @@ def finished(workdir: Path) -> list[str]:
     return sorted(path.stem for path in (workdir / "stages").glob("*.json"))
 
 
+def written(workdir: Path) -> int:
+    """Grows with every step, image and checkpoint."""
+    return sum(path.stat().st_size for path in workdir.rglob("*") if path.is_file() and ".tmp" not in str(path))
+
+
 @pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 25), (signal.SIGTERM, 12)], ids=["kills", "stops"])
 def test_a_run_that_is_interrupted_ends_as_one_left_alone(place, alone, number, times):
     workdir, chance = place / number.name, random.Random(int(number))
     for time_ in range(times):
-        process = start(workdir)
-        time.sleep(chance.uniform(6, 20))  # the start takes some seconds
+        before, process = written(workdir) if workdir.exists() else 0, start(workdir)
+        time.sleep(chance.uniform(6, 10))  # at any time, the start included
+        if time_ % 3:  # or when it has gone on
+            while process.poll() is None and written(workdir) <= before + 100:
+                time.sleep(0.05)
+            time.sleep(chance.uniform(0, 5))
         asked = time.monotonic()
         process.send_signal(number)
         complaints = process.communicate(timeout=60)[1]
