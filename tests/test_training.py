@@ -15,7 +15,7 @@ from sgg_jax.augmentation import Strength, augment
 from sgg_jax.checkpoints import Checkpoints, load_weights
 from sgg_jax.errors import InputError
 from sgg_jax.losses import denoising_loss, segmentation_loss
-from sgg_jax.models import UNet, build
+from sgg_jax.models import EncoderDecoder, build
 from sgg_jax.optimization import Recipe, learning_rates
 from sgg_jax.records import read_lines
 from sgg_jax.schedule import noise_schedule
@@ -242,21 +242,21 @@ def test_split_training_goes_on_from_a_whole_one(tmp_path, four_devices, whole, 
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), split, whole[1])
 
 
-def test_a_unet_trains_alike_with_split_weights(four_devices, monkeypatch):
+def test_a_network_trains_alike_with_split_weights(four_devices, monkeypatch):
     monkeypatch.setattr(devices, "SPLIT_FROM", 256)
-    apply, params = build(UNet, 0, widths=(16, 32), blocks=1, attention=(), patch=2)
-    image = np.random.default_rng(0).integers(0, 256, (4, 8, 12, 3)).astype(np.uint8)
-    found = []
+    apply, params = build(EncoderDecoder, 0, classes=3, widths=(8, 16), blocks=1, patch=2)
+    draw = np.random.default_rng(0).integers
+    batch = {"image": draw(0, 256, (4, 8, 12, 3)).astype(np.uint8), "labels": draw(0, 3, (4, 8, 12)).astype(np.uint8)}
+    recipe, found = replace(RECIPE, optimizer="sgd"), []  # Adam would blow up gradients that are rounding alone
     for mesh in (four_devices, devices.split_mesh(four_devices, 2)):
-        step = make_step(denoiser_objective(apply, True), RECIPE.rule, mesh)
-        state = devices.spread(init_state(params, RECIPE), mesh)
-        constants = devices.replicate((noise_schedule(np.full(10, 0.1)), jnp.ones(10)), mesh)
+        step = make_step(segmenter_objective(apply, None), recipe.rule, mesh)
+        state, constants = devices.spread(init_state(params, recipe), mesh), devices.replicate(jnp.ones(3), mesh)
         for _ in range(3):
-            state, metrics = step(state, constants, devices.shard({"image": image}, mesh), 0, np.float32(1e-3))
+            state, metrics = step(state, constants, devices.shard(batch, mesh), 0, np.float32(1e-3))
         found.append((state, metrics))
     (whole, on_whole), (split, on_split) = found
     parts = [leaf.addressable_shards[0].data.size / leaf.size for leaf in jax.tree.leaves(split)]
-    assert set(parts) == {0.5, 1.0} and sum(part == 0.5 for part in parts) > 50
+    assert set(parts) == {0.5, 1.0} and sum(part == 0.5 for part in parts) > 20
     assert float(on_split["loss"]) == pytest.approx(float(on_whole["loss"]), rel=1e-5)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=2e-5), split.ema, whole.ema)
 
