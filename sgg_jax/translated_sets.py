@@ -36,9 +36,12 @@ def translate_into(
     """
     source = run.source
     writer = TranslationWriter(str(directory), source.classes)
-    finished = writer.finished()
-    todo = [index for index in range(count) if source.name(index) not in finished]
-    if todo:
+    finished, batch_size = writer.finished(), run.config.translate.batch_size
+    missing = {index for index in range(count) if source.name(index) not in finished}
+    # whole blocks: an image whose batch was cut off by a kill has its place in the same batch again
+    blocks = {index // batch_size for index in missing}
+    todo = [index for index in range(count) if index // batch_size in blocks]
+    if missing:
         schedule, denoiser = run.schedule(depth, steps), run.denoiser()
         common = {
             "depth": depth,
@@ -55,16 +58,18 @@ def translate_into(
             run.start(guide, depth) if start is None else start,
             todo,
             run.knobs,
-            batch_size=run.config.translate.batch_size,
+            batch_size=batch_size,
             method=method,
             mesh=run.mesh,
             tile=run.tile,
         )
         with (
-            Progress(count, label, unit="image", start=count - len(todo)) as progress,
+            Progress(count, label, unit="image", start=count - len(missing)) as progress,
             WriteBehind(writer, progress.advance) as behind,
         ):
             for done in translations:
+                if done.index not in missing:
+                    continue
                 record = {**_record(source, done, int(schedule.count)), **common}
                 name = source.name(done.index)
                 if done.agreement < keep:
@@ -73,7 +78,7 @@ def translate_into(
                 else:
                     behind.write(name, done.image, done.labels, record)
                 stopping.check()
-    if todo or not (directory / SHEET).exists():  # a kill after the last image leaves these two undone
+    if missing or not (directory / SHEET).exists():  # a kill after the last image leaves these two undone
         writer.sort()
         _save_sheet(run, directory)
     return open_export(str(directory), source.size)

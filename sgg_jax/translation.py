@@ -7,6 +7,7 @@ runs its own images, and its own number of LCG microbatches, to the end.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import jax
@@ -155,6 +156,9 @@ def translate_all(
 ) -> Iterator[Translated]:
     """Translates dataset[i] for i in indices, in order and in batches of images of one size.
 
+    Indices b * batch_size to (b + 1) * batch_size - 1 share batches with no others: where the same block is asked for
+    again, every image has its place again, and the same bytes; in another place they are equal to rounding only.
+
     tile: what the networks see at once, overlapping its neighbours; None for all of an image. Images that are smaller
     are extended by their mirror image, and that and the padding of a batch are cut off again. While a batch is
     written by the caller the next one already runs. Examples that the run goes on without are passed over. Raises
@@ -184,15 +188,9 @@ def translate_all(
 
 
 def _same_size(examples: Iterable[tuple[int, Example]], most: int) -> Iterator[list[tuple[int, Example]]]:
-    """Runs of up to `most` examples of one size, in order."""
-    batch: list[tuple[int, Example]] = []
-    for index, example in examples:
-        if batch and (len(batch) == most or batch[-1][1].image.shape != example.image.shape):
-            yield batch
-            batch = []
-        batch.append((index, example))
-    if batch:
-        yield batch
+    """Runs of examples of one size within blocks of `most` indices, in order."""
+    for _, run in groupby(examples, lambda item: (item[0] // most, item[1].image.shape)):
+        yield list(run)
 
 
 def _finished(batch: list[tuple[int, Example]], result: tuple[Array, Array, Array]) -> Iterator[Translated]:

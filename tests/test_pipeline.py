@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from configs import folders, quick
-from sgg_jax import pipeline, pretrained, stages
+from sgg_jax import pipeline, pretrained, stages, translated_sets
 from sgg_jax.data.exports import open_export
 from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
@@ -169,8 +169,16 @@ def test_a_changed_config_is_refused_with_the_fields(finished):
     assert "seed" not in str(refusal.value)
 
 
-def test_what_is_missing_is_done_again_and_the_same(finished, tmp_path):
-    """As after a kill: translations half there, stages not marked. The rest is done, with the same bytes."""
+def test_what_is_missing_is_done_again_and_the_same(finished, tmp_path, monkeypatch):
+    """As after a kill: translations half there, stages not marked. The rest is done, with the same bytes: in the same
+    batches, though the first of them is half there."""
+    asked, real = [], translated_sets.translate_all
+
+    def watched(*operands, **settings):
+        asked.append(operands[4])
+        return real(*operands, **settings)
+
+    monkeypatch.setattr(translated_sets, "translate_all", watched)
     again = tmp_path / "again"
     shutil.copytree(finished, again)
     wanted = files(finished / "translated") | files(finished / "unguided")
@@ -182,7 +190,7 @@ def test_what_is_missing_is_done_again_and_the_same(finished, tmp_path):
     for lost in sorted((again / "translated").rglob("*_leftImg8bit.png"))[3:]:
         lost.unlink()
     main("run", tiny(), again)
-    assert kept.stat().st_mtime_ns == untouched
+    assert kept.stat().st_mtime_ns == untouched and asked == [[0, 1, 2, 3, 4, 5]]
     assert files(again / "translated") | files(again / "unguided") == wanted
     assert (again / "scores.json").read_text() == (finished / "scores.json").read_text()
 

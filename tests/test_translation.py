@@ -14,7 +14,7 @@ from sgg_jax.data.dataset import ClassInfo, Example
 from sgg_jax.errors import InputError
 from sgg_jax.guidance import VARIANTS
 from sgg_jax.sampling import Knobs, Method, ancestral, ddim
-from sgg_jax.translation import trace, translate, translate_all
+from sgg_jax.translation import _same_size, trace, translate, translate_all
 from sgg_jax.types import VOID
 
 KNOBS = Knobs(scale=jnp.float32(0.5), fill=jnp.float32(0), limit=jnp.float32(1), seed=jnp.int32(11))
@@ -173,6 +173,17 @@ def test_partial_batches_are_padded_and_the_padding_dropped(four_devices):
     for done in found:
         rounding(done.image, everything[done.index])
         np.testing.assert_array_equal(done.labels, toy.data[1][done.index])
+
+
+def test_batches_are_blocks_of_indices_whatever_else_is_asked_for():
+    def example(index):
+        return index, Example(np.zeros((8, 12 if index == 6 else 8, 3), np.uint8))
+
+    def batches(*indices):
+        return [[index for index, _ in batch] for batch in _same_size(map(example, indices), 4)]
+
+    assert batches(*range(10)) == [[0, 1, 2, 3], [4, 5], [6], [7], [8, 9]]
+    assert batches(2, 3, 4, 5, 9) == [[2, 3], [4, 5], [9]]
 
 
 def test_a_batch_that_does_not_divide_is_refused(four_devices):
