@@ -177,7 +177,7 @@ def test_partial_batches_are_padded_and_the_padding_dropped(four_devices):
 
 def test_batches_are_blocks_of_indices_whatever_else_is_asked_for():
     def example(index):
-        return index, Example(np.zeros((8, 12 if index == 6 else 8, 3), np.uint8))
+        return index, Example(np.zeros((8, 12 if index == 6 else 8, 3), np.uint8), None)
 
     def batches(*indices):
         return [[index for index, _ in batch] for batch in _same_size(map(example, indices), 4)]
