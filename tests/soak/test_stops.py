@@ -108,7 +108,7 @@ def test_a_run_that_is_interrupted_ends_as_one_left_alone(place, alone, number, 
         if time_ % 3:  # or when it has gone on
             while process.poll() is None and written(workdir) <= before + 100:
                 time.sleep(0.05)
-            time.sleep(chance.uniform(0, 10))
+            time.sleep(chance.uniform(0, 5))
         asked = time.monotonic()
         process.send_signal(number)
         complaints = process.communicate(timeout=60)[1]
