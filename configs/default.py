@@ -27,7 +27,7 @@ def training(steps: int, batch_size: int, learning_rate: float) -> ConfigDict:
             ema=0.998,  # decay of the weight average that is used afterwards
             save_every=200,  # steps between checkpoints: what a kill can cost
             # Parts that weights, their moments and averages are split into, on as many devices each, as by FSDP (Zhao
-            # et al. 2023); 1 keeps a copy on every device. For networks that do not fit one: ADM-256 trains in 11 GB.
+            # et al. 2023); 1 keeps a copy on every device. For networks that do not fit one.
             weight_shards=1,
         )
     )

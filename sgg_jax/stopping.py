@@ -13,7 +13,7 @@ import time
 EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h: try again later."""
 PATIENCE = 10.0
-"""Seconds that a loop has to end its step; or as long as its last step took, if that is more."""
+"""Seconds that a loop has to end its step; or one and a half times as long as its last step took, if that is more."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -36,11 +36,16 @@ class Signals:
             self.noticed.set()
         return self.noticed.is_set()
 
+    @property
+    def patience(self) -> float:
+        """Seconds that the step in hand may still take."""
+        return max(PATIENCE, 1.5 * self.step)
+
     def watch(self, wakeups: int) -> None:
         """Reads signals from a file descriptor for ever: the first asks, the second exits."""
         os.read(wakeups, 1)
         self.asked.set()
-        patience = max(PATIENCE, 1.5 * self.step)
+        patience = self.patience
         print(
             f"stopping when this step is done, in {patience:.0f} s at the latest; a second signal stops at once",
             file=sys.stderr,

@@ -42,12 +42,12 @@ def asked(monkeypatch):
     return signals
 
 
-def started(body: str) -> subprocess.Popen:
-    """A program that listens, with a second's patience, and has begun its body."""
+def started(body: str, patience: float = 1.0) -> subprocess.Popen:
+    """A program that listens, with that many seconds' patience, and has begun its body."""
     code = f"""
 import hashlib, sys, time
 from sgg_jax import stopping
-stopping.PATIENCE = 1.0
+stopping.PATIENCE = {patience}
 stopping.listen()
 def main():
     try:
@@ -80,14 +80,12 @@ def test_saving_may_take_longer_than_the_patience():
 
 @pytest.mark.parametrize("body", [SAVING, HANGING], ids=["saving", "hanging"])
 def test_a_second_signal_stops_at_once(body):
-    program = started(body)
+    program = started(body, patience=600)
     program.terminate()
     time.sleep(0.3)
     program.terminate()
-    began = time.monotonic()
-    output = program.communicate(timeout=20)[0]
-    assert program.returncode == EXIT_CODE and "stopped" not in output
-    assert time.monotonic() - began < 5  # a hang would last minutes
+    output = program.communicate(timeout=60)[0]
+    assert program.returncode == EXIT_CODE and "saved" not in output and "stopped" not in output
 
 
 def test_a_main_thread_that_looks_nowhere_is_left_when_patience_ends():
@@ -97,15 +95,16 @@ def test_a_main_thread_that_looks_nowhere_is_left_when_patience_ends():
     assert program.returncode == EXIT_CODE
 
 
-def test_patience_is_as_long_as_the_last_step(monkeypatch):
+def test_patience_grows_with_the_last_step(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
     signals = Signals()
-    for seconds in (5.0, 60.0, 20.0):
+    found = []
+    for seconds in (5.0, 60.0, 20.0, 0.0):
         signals.look()
+        found.append(signals.patience)
         now[0] += seconds
-    signals.look()
-    assert signals.step == 20.0
+    assert found == [10.0, 10.0, 90.0, 30.0]
 
 
 def test_nothing_stops_unasked():
