@@ -122,7 +122,7 @@ def load_weights(directory: Path, like: Any) -> Any:
 def newest(directory: Path) -> int | None:
     """Step of the newest whole checkpoint; stderr says what is passed over, and why.
 
-    Where no checkpoint has a seal, the newest counts as it is: releases before 0.2 wrote none.
+    Where no checkpoint has a seal, the newest counts as it is: it was written before there were seals.
     """
     steps = _steps(directory)
     for step in steps:

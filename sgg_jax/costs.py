@@ -26,6 +26,7 @@ class Row:
 
 
 def stage_rows(run: Experiment, calibration: Calibration, stage: str) -> list[Row]:
+    """The rows of one stage of pipeline.STAGES."""
     c = run.config
     source, target, test = run.source, run.target, run.datasets["test"]
     if stage == "train_denoiser":
@@ -57,6 +58,7 @@ def stage_rows(run: Experiment, calibration: Calibration, stage: str) -> list[Ro
         if run.judged and compared:
             rows.append(_scoring(calibration, "evaluate: translations", source, 2 * compared))
         return rows
+    assert stage == "report", stage  # pictures; what takes long is compiling the steps that it shows
     return [Row(stage, 0, 0, 0.0, calibration.compiling(run.method()) + calibration.compiling(run.method("none")))]
 
 

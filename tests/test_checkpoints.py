@@ -233,8 +233,8 @@ def test_no_whole_checkpoint_is_a_sentence(checkpoint):
         load_weights(checkpoint, tree(0))
 
 
-def test_a_checkpoint_of_the_release_before_loads(tmp_path, capsys):
-    """Written by 0.1.0, which made no seals."""
+def test_a_checkpoint_from_before_there_were_seals_loads(tmp_path, capsys):
+    """Written by this package at db27db0."""
     golden = shutil.copytree(Path(__file__).parent / "golden" / "checkpoints", tmp_path / "checkpoints")
     assert_equal(load_weights(golden, blank(tree(0))), tree(5))
     assert "is sealed: taking 5 unverified" in capsys.readouterr().err
