@@ -57,6 +57,10 @@ def parser() -> argparse.ArgumentParser:
         help="a file of configs/, or FILE:PRESET: paper, balanced or fast sampling",
     )
     found.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the run's directory")
+    hosts = found.add_argument_group("several hosts (found by themselves on Cloud TPU, Slurm, MPI and Kubernetes)")
+    hosts.add_argument("--coordinator", default="", metavar="ADDRESS:PORT", help="of host 0, the same on all hosts")
+    hosts.add_argument("--hosts", default=0, type=int, metavar="N", help="how many there are")
+    hosts.add_argument("--host", default=-1, type=int, metavar="I", help="which one this is, from 0")
     return found
 
 
@@ -103,6 +107,9 @@ def main() -> int:
         if arguments.stage in DATA_STAGES:
             return run_data_stage(arguments.stage, config, arguments.workdir)
         open_roles(config.data)  # a wrong path is told before jax is imported, which takes seconds
+        from sgg_jax.hosts import connect
+
+        connect(arguments.coordinator, arguments.hosts, arguments.host)
         from sgg_jax.pipeline import main as run
 
         run(arguments.stage, config, arguments.workdir, shlex.join(["python", "main.py", *sys.argv[1:]]))

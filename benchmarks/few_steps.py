@@ -111,7 +111,7 @@ def time_settings(workdir: Path, settings: list[str], repeats: int = 3) -> None:
         run = Experiment(configured(name, 0), workdir / "timing", shared=workdir)
         networks, schedule = (run.denoiser(), run.segmenter(weights)), run.schedule(run.config.translate.depth)
         how: dict[str, Any] = dict(batch_size=size, method=run.method(), mesh=run.mesh, tile=run.tile)
-        return lambda: list(translate_all(*networks, schedule, start, list(range(size)), run.knobs, **how))
+        return lambda: list(translate_all(*networks, schedule, start, [range(size)], run.knobs, **how))
 
     times = harness.in_turns({name: translation(name) for name in settings}, repeats)
     found = {name: harness.spread([second / size for second in seconds]) for name, seconds in times.items()}

@@ -242,7 +242,7 @@ def get_config() -> ConfigDict:
             # Largest guidance-to-noise ratio before `scale`, 0 for no limit: the first are many times the noise.
             clip_ratio=0.5,
             interval=(0.0, 1.0),  # guide only at steps low * N <= k < high * N
-            batch_size=16,  # images at once, over all devices
+            batch_size=16,  # images at once, on each device
             microbatch=16,  # (image, class) pairs that lcg's segmenter sees at once, on each device
             # Height, width of what networks see at once of an image; () for data.size. Larger images are seen in tiles.
             tile=(),
@@ -287,7 +287,7 @@ def get_config() -> ConfigDict:
 
     config.evaluate = ConfigDict(
         dict(
-            # Images (or windows) at once, over all devices; one on each device where images have sizes of their own.
+            # Images (or windows) at once on each device; one where images have sizes of their own.
             batch_size=32,
             # Scores are counted in the resolution of the label files: logits are upsampled to it.
             sliding=False,  # show images in windows of data.size; False shows each as a whole, at its role's size

@@ -116,11 +116,11 @@ class Calibration:
         return timed(call)[0]
 
     def translation_step(self, method: Method) -> float:
-        """Seconds of one reverse step of one batch, the mean of a few from all over the chain."""
+        """Seconds of one reverse step of a batch on every device, the mean of a few from all over the chain."""
         return self._once(method, lambda: self._translation_step(method))
 
     def _translation_step(self, method: Method) -> float:
-        run, size = self.run, self.run.config.translate.batch_size
+        run, size = self.run, self.together
         schedule = replicate(thinned(run.schedule(run.config.translate.depth), self.cycle), run.mesh)
         knobs = replicate(run.knobs, run.mesh)
         shown = self.source_size
@@ -166,6 +166,11 @@ class Calibration:
         return height, width
 
     @property
+    def together(self) -> int:
+        """Images that are translated at once, over all devices."""
+        return self.run.config.translate.batch_size * self.run.mesh.size
+
+    @property
     def tiles(self) -> int:
         """Tiles of a source image, each a pass of the networks."""
         return tile_count(self.source_size, self.run.tile)
@@ -180,7 +185,7 @@ class Calibration:
     def translation(self, method: Method, depth: int, steps: int | None = None) -> float:
         """Seconds per image of a translation of that depth; steps: by default config.translate.steps."""
         steps = int(self.run.schedule(depth, steps).count)
-        return self.translation_step(method) * steps / self.run.config.translate.batch_size
+        return self.translation_step(method) * steps / self.together
 
     def scoring(self, dataset: Dataset) -> tuple[float, float, float]:
         """What it costs to score an image of a labelled set: passes of the segmenter, FLOPs, seconds."""
@@ -189,7 +194,8 @@ class Calibration:
         first, example = next(readable(dataset, range(len(dataset))))
         window, grid = windows_of(example.image.shape[:2], views, stride_of(network))
         passes = len(grid[0]) * len(grid[1]) * (2 if views.flip else 1)
-        few = range(first, min(first + max(1, run.config.evaluate.batch_size // passes), len(dataset)))
+        together = run.config.evaluate.batch_size * run.mesh.size
+        few = range(first, min(first + max(1, together // passes), len(dataset)))
 
         def look() -> None:
             for _ in examine(network, dataset, few, run.config.evaluate.batch_size, run.mesh, views):

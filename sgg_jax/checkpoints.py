@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from sgg_jax import hosts
 from sgg_jax.errors import InputError
 from sgg_jax.records import read_json, write_json
 
 SEAL = "seal.json"
 """In a checkpoint's directory: {"files": {name: SHA-256}, what `Checkpoints` was given as `about`, and "seal": the
 SHA-256 of all that}."""
+ITEMS = ("state", "weights")
 SET_ASIDE = ".damaged"
 """Ending of the name that a damaged checkpoint is given, so that its step can be written again."""
 
@@ -31,21 +32,25 @@ class Checkpoints:
     """The newest `keep` checkpoints under `directory`, to resume from and to add to. Use as a context manager.
 
     Saves run in the background. The newest whole checkpoint counts; newer ones are set aside, and stderr says why.
+    Of several hosts all use it alike, host 0 writes, and the others take the step that it takes.
     about: what each seal tells of the run: its config, code and data.
     """
 
     def __init__(self, directory: Path, keep: int = 2, about: dict[str, Any] | None = None):
         self.directory, self.about = directory, about or {}
-        self._latest = newest(directory)
-        for step in _steps(directory):
-            if self._latest is None or step > self._latest:
-                _set_aside(directory / str(step))
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-        handlers = {item: ocp.StandardCheckpointHandler() for item in ("state", "weights")}
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs tracebacks of what it also raises
-        self.manager = ocp.CheckpointManager(directory.resolve(), options=options, item_handlers=handlers)
         self._pool = ThreadPoolExecutor(1, "seal")
         self._sealing: Future[None] | None = None
+        self.manager: ocp.CheckpointManager | None = None
+        found = None
+        if hosts.leads():
+            found = newest(directory)
+            for step in _steps(directory):
+                if found is None or step > found:
+                    _set_aside(directory / str(step))
+            self.manager = _manager(directory, keep)
+        agreed = hosts.agreed(-1 if found is None else found)
+        self._latest = None if agreed < 0 else agreed
 
     def __enter__(self) -> Self:
         return self
@@ -56,27 +61,29 @@ class Checkpoints:
                 self._sealed()
             finally:
                 self._pool.shutdown()
-                self.manager.close()
+                if self.manager is not None:
+                    self.manager.close()
 
     def latest(self) -> int | None:
         """Step of the newest checkpoint."""
         return self._latest
 
     def save(self, step: int, state: Any, weights: Any) -> None:
-        """Copies both, since the next step of training takes the state's memory, and writes in the background.
+        """Writes both in the background: nothing else may take their memory.
 
         InputError where this save, or the one before it, cannot be written.
         """
-        state, weights = jax.tree.map(jnp.copy, (state, weights))
         self._sealed()
+        self._latest = step
+        if self.manager is None:
+            return
         save = ocp.args.StandardSave
         with self._writing():
             self.manager.save(step, args=ocp.args.Composite(state=save(state), weights=save(weights)))
-        self._sealing = self._pool.submit(self._seal, step)
-        self._latest = step
+        self._sealing = self._pool.submit(self._seal, self.manager, step)
 
-    def _seal(self, step: int) -> None:
-        self.manager.wait_until_finished()
+    def _seal(self, manager: ocp.CheckpointManager, step: int) -> None:
+        manager.wait_until_finished()
         place = self.directory / str(step)
         content = {"files": _digests(place), **self.about}
         write_json(place / SEAL, {**content, "seal": _digest_of(content)})
@@ -107,6 +114,23 @@ class Checkpoints:
         self._sealed()
         assert self._latest is not None
         return _restore(self.directory, self._latest, item, like)
+
+
+def _manager(directory: Path, keep: int) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, cleanup_tmp_directories=True, create=False, multiprocessing_options=_by_itself()
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    handlers = {item: ocp.StandardCheckpointHandler(multiprocessing_options=_by_itself()) for item in ITEMS}
+    return ocp.CheckpointManager(directory.resolve(), options=options, item_handlers=handlers)
+
+
+def _by_itself() -> ocp.options.MultiprocessingOptions:
+    """This host reads or writes without the others."""
+    own = hosts.number()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"host{own}"
+    )
 
 
 def load_weights(directory: Path, like: Any) -> Any:
@@ -190,7 +214,7 @@ def _restore(directory: Path, step: int, item: str, like: Any) -> Any:
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), like)
     where, path = f"the {item} in {directory / str(step)}", (directory / str(step) / item).resolve()
     try:
-        with ocp.StandardCheckpointer() as reader:
+        with ocp.StandardCheckpointer(multiprocessing_options=_by_itself()) as reader:
             # what orbax cannot fit it leaves half read, with noise later: so compare first
             _compare(where, reader.metadata(path).item_metadata, abstract)
             return reader.restore(path, abstract)

@@ -46,11 +46,12 @@ def check(run: Experiment) -> None:
             raise InputError(f"config.{name} is {value}: it must be at least 1")
     _check_guidance(c)
     for section in ("translate", "evaluate"):
-        devices.check_batch(c[section].batch_size, run.mesh, f"config.{section}.batch_size")
+        if c[section].batch_size < 1:
+            raise InputError(f"config.{section}.batch_size is {c[section].batch_size}: it must be at least 1")
     for section in ("denoiser", "segmenter", "adapt", "student"):
         size = run.recipe(section).batch_size
-        devices.check_batch(size, run.mesh, f"config.{section}.training.batch_size")
-        devices.split_mesh(run.mesh, run.recipe(section).weight_shards)
+        devices.check_batch(size, run.everywhere, f"config.{section}.training.batch_size")
+        devices.split_mesh(run.everywhere, run.recipe(section).weight_shards)
     _ = run.datasets
     check_depths(c.adapt.depths)
     for depth in (*c.adapt.depths, c.translate.depth):

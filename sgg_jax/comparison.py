@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from jax.tree_util import Partial
 
+from sgg_jax import hosts
 from sgg_jax.calibration import Calibration
 from sgg_jax.data.crops import steady_crop
 from sgg_jax.data.dataset import Dataset, readable
@@ -102,7 +103,9 @@ class Comparison:
         """Makes one row if it is not there yet."""
         path = self.directory / f"{method}-{seed}.json"
         if not path.exists():
-            write_json(path, self._row(method, seed))
+            row = self._row(method, seed)
+            if hosts.leads():
+                write_json(path, row)
 
     def _row(self, method: str, seed: int) -> dict[str, Any]:
         way, setting, run = METHODS[method], self._setting(method), self.run.with_seed(seed)
@@ -139,7 +142,8 @@ class Comparison:
                 student = self.run.segmenter(self._student(self.run, method, setting, dataset), "student")
                 miou = self._score(student, "val", f"{method}, {field[:-1]} {setting} on val")["miou"]
                 found[str(setting)] = {"setting": setting, "val_miou": miou}
-                write_json(path, list(found.values()))
+                if hosts.leads():
+                    write_json(path, list(found.values()))
         return max(candidates, key=lambda setting: found[str(setting)]["val_miou"])
 
     @staticmethod
@@ -209,7 +213,8 @@ def compare(run: Experiment) -> dict[str, Any]:
     comparison = Comparison(run)
     for method, seed in comparison.wanted():
         comparison.finish(method, seed)
-        write_comparison(run, comparison.rows())
+        if hosts.leads():
+            write_comparison(run, comparison.rows())
     rows = comparison.rows()
     if rows:
         say(markdown(rows))

@@ -1,9 +1,12 @@
-"""Devices: one 1-D mesh with the axis `data` over all of them, and a second axis where training splits its weights."""
+"""Devices: one 1-D mesh with the axis `data` over all of them, or over this host's, and a second axis where training
+splits its weights."""
 
 import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -11,8 +14,14 @@ from sgg_jax.errors import InputError
 
 
 def data_mesh() -> Mesh:
-    """All devices along the axis `data`."""
+    """All devices of all hosts along the axis `data`."""
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def local_mesh() -> Mesh:
+    """This host's devices along the axis `data`."""
+    devices = jax.local_devices()
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
 SPLIT_FROM = 2**16
@@ -43,8 +52,27 @@ def weight_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
 
 
 def spread(tree: Any, mesh: Mesh) -> Any:
-    """The arrays of a training state, each as `weight_sharding` says."""
-    return jax.device_put(tree, jax.tree.map(lambda leaf: weight_sharding(leaf.shape, mesh), tree))
+    """The arrays of a training state, which every host has whole, each as `weight_sharding` says."""
+    return _put(tree, jax.tree.map(lambda leaf: weight_sharding(leaf.shape, mesh), tree))
+
+
+def _put(tree: Any, shardings: Any) -> Any:
+    if all(sharding.is_fully_addressable for sharding in jax.tree.leaves(shardings)):
+        return jax.device_put(tree, shardings)
+
+    def put(leaf: Any, sharding: NamedSharding) -> Any:  # device_put would compare every array over all hosts first
+        values = np.asarray(leaf)
+        return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
+
+    return jax.tree.map(put, tree, shardings)
+
+
+def copies(tree: Any, mesh: Mesh) -> Any:
+    """Copies of arrays that lie as `weight_sharding` says; of other hosts' parts, too: then whole, in numpy."""
+    if mesh.is_multi_process:
+        whole = jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(mesh, P()))
+        return jax.tree.map(lambda leaf: np.asarray(whole(leaf).addressable_data(0)), tree)
+    return jax.tree.map(jnp.copy, tree)
 
 
 def keep_spread(tree: Any, mesh: Mesh) -> Any:
@@ -67,7 +95,7 @@ def shard(batch: Any, mesh: Mesh) -> Any:
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """The same arrays on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+    return _put(tree, jax.tree.map(lambda _: NamedSharding(mesh, P()), tree))
 
 
 def shard_part(batch: Any, mesh: Mesh) -> Any:

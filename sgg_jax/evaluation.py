@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from sgg_jax.data.classes import CITYSCAPES, SUBSETS
 from sgg_jax.data.crops import steady_crop
 from sgg_jax.data.dataset import VOID, Dataset, LeftOutError, readable
-from sgg_jax.devices import check_batch, replicate, shard
+from sgg_jax.devices import replicate, shard
 from sgg_jax.prediction import AS_IT_IS, Size, Views, predict, predictions_at
 from sgg_jax.progress import track
 from sgg_jax.schedule import NoiseSchedule, diffuse
@@ -105,9 +105,8 @@ def descriptions(features: Features, images: Iterable[np.ndarray], batch_size: i
 def _one_by_one(
     look: Callable[..., Array], network: Any, images: Iterable[np.ndarray], batch_size: int, mesh: Mesh
 ) -> Iterator[np.ndarray]:
-    """look(network, batch) for images one after the other, in padded batches over all devices."""
-    check_batch(batch_size, mesh, "evaluate.batch_size")
-    network = replicate(network, mesh)
+    """look(network, batch) for images one after the other, in padded batches of `batch_size` for each device."""
+    network, batch_size = replicate(network, mesh), batch_size * mesh.size
     waiting: list[np.ndarray] = []
 
     def run() -> Iterator[np.ndarray]:
@@ -137,7 +136,7 @@ def examine(
     """What a segmenter sees in dataset[i] for i in indices, in the resolution of the files; see predictions_at.
 
     Examples that the run goes on without are passed over. Where every example has its own size, the network sees one
-    on each device at a time, in place of batches of `batch_size`.
+    on each device at a time, in place of `batch_size` of them.
     """
     waiting: deque[tuple[int, np.ndarray]] = deque()
 
@@ -153,7 +152,7 @@ def examine(
             waiting.append((index, labels))
             yield image, (labels.shape[0], labels.shape[1])
 
-    together = mesh.size if dataset.size is None and views.window is None else batch_size
+    together = 1 if dataset.size is None and views.window is None else batch_size
     for predicted in predictions_at(segmenter, wanted(), views, together, mesh):
         yield Seen(*waiting.popleft(), predicted)
 

@@ -7,14 +7,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.tree_util import Partial
 from ml_collections import ConfigDict
 
-from sgg_jax import devices, guidance, sampling, schedule
+from sgg_jax import devices, guidance, hosts, sampling, schedule
 from sgg_jax.augmentation import NONE, Strength
 from sgg_jax.baselines import grey
 from sgg_jax.checkpoints import load_weights
@@ -153,7 +152,7 @@ class Experiment:
         crop = Crop(tuple(c.size), tuple(c.crop.scale), c.crop.most)
         if not dataset.labelled:  # a denoiser paints at the scale it was trained at
             crop = Crop(tuple(c.size))
-        part = jax.process_index(), jax.process_count()
+        part = hosts.number(), hosts.count()
         return Batches(dataset, batch_size, seed, crop=crop, rare=rare, workers=c.workers, part=part)
 
     def _class_pixels(self, dataset: Dataset, path: Path) -> np.ndarray:
@@ -174,6 +173,12 @@ class Experiment:
 
     @cached_property
     def mesh(self) -> Mesh:
+        """This host's devices: what translates and scores."""
+        return devices.local_mesh()
+
+    @cached_property
+    def everywhere(self) -> Mesh:
+        """All hosts' devices: what trains."""
         return devices.data_mesh()
 
     @cached_property

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sgg_jax import hosts
 from sgg_jax.baselines import color_statistics, color_transfer, fda
 from sgg_jax.calibration import Calibration
 from sgg_jax.data.dataset import Dataset, Subset, readable
@@ -19,6 +20,8 @@ from sgg_jax.progress import track
 from sgg_jax.stages import adapt, fit_segmenter, translate_guided
 from sgg_jax.translated_sets import translate_into
 
+PAINTED = ".painted"
+"""File in a set that is painted to its end."""
 Paint = Callable[[np.ndarray, np.ndarray, Any], np.ndarray]
 """(source image, a target image, setting) -> translation, all [H,W,3] uint8."""
 
@@ -52,6 +55,12 @@ def painted(paint: Paint) -> Callable[[Experiment, Path, Any], Dataset]:
     """Every source image painted after a target image that its id and the seed draw."""
 
     def make(run: Experiment, directory: Path, setting: Any) -> Dataset:
+        if hosts.leads():
+            paint_all(run, directory, setting)
+        hosts.wait_for(lambda: (directory / PAINTED).exists())
+        return open_export(str(directory), run.source.size)
+
+    def paint_all(run: Experiment, directory: Path, setting: Any) -> None:
         source, target = run.source, run.target
         writer = TranslationWriter(str(directory), source.classes)
         finished = writer.finished()
@@ -61,7 +70,7 @@ def painted(paint: Paint) -> Callable[[Experiment, Path, Any], Dataset]:
             image = paint(example.image, drawn(target, rng, example.image.shape[:2]), setting)
             record = {"image_id": source.image_id(index), "seed": run.config.seed, "setting": setting}
             writer.write(source.name(index), image, example.known_labels(), record)
-        return open_export(str(directory), source.size)
+        (directory / PAINTED).touch()
 
     return make
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from sgg_jax import hosts
 from sgg_jax.checks import check, claim
 from sgg_jax.comparison import Comparison, compare
 from sgg_jax.data.exports import export
@@ -29,7 +30,6 @@ from sgg_jax.stages import (
     train_student,
     translate,
 )
-from sgg_jax.workdir import alone
 
 STAGES: dict[str, Stage] = {
     "train_denoiser": train_denoiser,
@@ -101,6 +101,9 @@ def run_stage(run: Experiment, name: str) -> None:
     if is_finished(run, name):
         say(f"{name}: finished already in {run.workdir}")
         return
+    if name in LOOKING and not hosts.leads():  # nothing in them is shared
+        hosts.wait_for(lambda: is_finished(run, name))
+        return
     missing = [stage for stage in NEEDS.get(name, ()) if run.stages.result(stage) is None]
     if name == "translate" and run.config.translate.guide == "adapted" and run.stages.result("adapt") is None:
         missing.append("adapt (or set config.translate.guide to source)")
@@ -114,7 +117,9 @@ def run_stage(run: Experiment, name: str) -> None:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise InputError(f"{name} needs more memory than there is: lower config.{MEMORY[name]}") from error
-    run.stages.finish(name, {**result, "made": made(run)}, began)
+    if hosts.leads():
+        run.stages.finish(name, {**result, "made": made(run)}, began)
+    hosts.wait_for(lambda: is_finished(run, name))
 
 
 def run_all(run: Experiment) -> None:
@@ -124,7 +129,7 @@ def run_all(run: Experiment) -> None:
     unfinished = [name for name in stages(run) if not is_finished(run, name)]
     if unfinished and (run.workdir / "plan.json").exists():  # a minute's calibration at every restart would add up
         say(f"Goes on with {', '.join(unfinished)}; what all of it was expected to take is in plan.json.")
-    elif unfinished:
+    elif unfinished and hosts.leads():
         say(
             f"Translates {len(run.source)} labelled source images into the domain of {len(run.target)} target images "
             f"and trains on them: {', '.join(unfinished)}.\n"
@@ -159,7 +164,7 @@ def export_streets(run: Experiment) -> None:
     """Writes the data sets of all roles as folders of PNG files, as config.export says."""
     places = choose(PLACES, run.config.export.layout, "export.layout")
     for role, dataset in run.datasets.items():
-        if dataset is None:
+        if dataset is None or not hosts.leads():
             continue
         if run.config.data[role].name != "streets":
             raise InputError(
@@ -184,8 +189,8 @@ def main(stage: str, config: ConfigDict, workdir: Path, command: str = "") -> No
     run = Experiment(config, workdir, command)
     if stage == "plan":  # so that a plan that is too dear can be changed
         check(run)
-        return plan(run)
-    with alone(workdir):
+        return plan(run) if hosts.leads() else None
+    with hosts.joined(workdir):
         claim(run)
         if stage in WHOLE:
             WHOLE[stage](run)

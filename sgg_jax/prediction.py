@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from sgg_jax.devices import check_batch, replicate, shard
+from sgg_jax.devices import replicate, shard
 from sgg_jax.errors import InputError
 from sgg_jax.types import Array, Logits, Segmenter, to_float
 
@@ -135,11 +135,10 @@ def predictions_at(
 ) -> Iterator[np.ndarray]:
     """Most likely class of each pixel for (image [h,w,3] uint8, (H, W)) one after the other: [H,W] uint8 each.
 
-    The network sees batches of `batch_size` over all devices. They have one size each and keep the order, so that a
+    The network sees batches of `batch_size` on each device. They have one size each and keep the order, so that a
     batch is filled up where the next size is another.
     """
-    check_batch(batch_size, mesh, "evaluate.batch_size")
-    stride, network = stride_of(segmenter), replicate(segmenter, mesh)
+    stride, network, batch_size = stride_of(segmenter), replicate(segmenter, mesh), batch_size * mesh.size
     jobs: deque[_Job] = deque()
 
     def windows() -> Iterator[tuple[_Job, np.ndarray]]:

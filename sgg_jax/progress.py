@@ -16,6 +16,14 @@ SECONDS = 10.0  # between two lines in a log
 
 T = TypeVar("T")
 
+_silent = False
+
+
+def silence() -> None:
+    """Loops of this process report nothing from now on: others do so for it."""
+    global _silent
+    _silent = True
+
 
 tqdm.monitor_interval = 0  # no thread that outlives the loop
 tqdm.set_lock(threading.RLock())  # the default lock also makes a semaphore shared between processes
@@ -37,7 +45,7 @@ class Progress:
         self._began = time.monotonic()
         self._first: tuple[int, float] | None = None  # items and time at the first advance
         self._written: tuple[int, float] | None = None  # the same at the last line
-        if _on_terminal():
+        if _on_terminal() and not _silent:
             counts = {"total": self.total, "initial": self.start, "unit": self.unit}
             self._bar = tqdm(desc=self.label, file=sys.stderr, dynamic_ncols=True, **counts)
         return self
@@ -46,6 +54,8 @@ class Progress:
         """`n` more items are done. `note`, say "loss 0.31", stands at the end of the line till the next one."""
         self.done += n
         self._note = note or self._note
+        if _silent:
+            return
         if self._bar is not None:
             self._bar.set_postfix_str(self._note, refresh=False)
             self._bar.update(n)
@@ -60,7 +70,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif self._written is None or self._written[0] != self.done:
+        elif not _silent and (self._written is None or self._written[0] != self.done):
             self._write(time.monotonic())
 
     def _write(self, now: float) -> None:

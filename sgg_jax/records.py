@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, BinaryIO, Self
 def whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write that comes to its name at the end, so that it is never half there. Folders are made as needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.tmp")  # no other writer's
     try:
         with beside.open("wb") as file:
             yield file

@@ -18,7 +18,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from sgg_jax import ptl
+from sgg_jax import hosts, ptl
 from sgg_jax.data import streets
 from sgg_jax.data.dataset import Dataset
 from sgg_jax.data.exports import open_export
@@ -48,7 +48,8 @@ Stage = Callable[[Experiment], dict[str, Any]]
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    if hosts.leads():
+        print(text, flush=True)
 
 
 # training ------------------------------------------------------------------------------------------------------------
@@ -62,7 +63,8 @@ def train_denoiser(run: Experiment) -> dict[str, Any]:
         made = {"weights": given}
     else:
         made = fit_denoiser(run)
-    look_at_denoiser(run)
+    if hosts.leads():
+        look_at_denoiser(run)
     return made
 
 
@@ -78,7 +80,7 @@ def fit_denoiser(run: Experiment) -> dict[str, Any]:
         run.batches(run.target, recipe.batch_size, seed),
         recipe,
         seed=seed,
-        mesh=run.mesh,
+        mesh=run.everywhere,
         label="denoiser",
         about=run.about(run.target),
     )
@@ -94,7 +96,8 @@ def fit_denoiser(run: Experiment) -> dict[str, Any]:
         "target": run.config.data.target.to_dict(),
         "start": read_story(locate(start)) if start else None,  # how the weights it started from were made
     }
-    save_weights(run.workdir / "denoiser" / "weights.safetensors", weights, story)
+    if hosts.leads():
+        save_weights(run.workdir / "denoiser" / "weights.safetensors", weights, story)
     return {"steps": recipe.steps, "images": len(run.target)}
 
 
@@ -143,11 +146,11 @@ def fit_segmenter(
         run.batches(dataset, recipe.batch_size, seed, place),
         recipe,
         seed=seed,
-        mesh=run.mesh,
+        mesh=run.everywhere,
         label=label,
         about=run.about(dataset),
     )
-    if own:  # one of the run's three: left as a directory that another run can be given
+    if own and hosts.leads():  # one of the run's three: left as a directory that another run can be given
         save_network(place / WEIGHTS, weights, run.segmenter_story(role_of(stream)))
     return weights
 

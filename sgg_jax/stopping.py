@@ -24,7 +24,7 @@ class Signals:
     """What was asked for, and how long steps take."""
 
     def __init__(self) -> None:
-        self.asked, self.noticed = threading.Event(), threading.Event()
+        self.asked, self.noticed, self.asking = threading.Event(), threading.Event(), threading.Lock()
         self.looked: float | None = None  # when a loop last looked whether a stop was asked for
         self.step = 0.0  # seconds between its last two looks
 
@@ -44,7 +44,15 @@ class Signals:
     def watch(self, wakeups: int) -> None:
         """Reads signals from a file descriptor for ever: the first asks, the second exits."""
         os.read(wakeups, 1)
-        self.asked.set()
+        self.ask()
+        os.read(wakeups, 1)
+        os._exit(EXIT_CODE)
+
+    def ask(self) -> None:
+        with self.asking:
+            if self.asked.is_set():
+                return
+            self.asked.set()
         patience = self.patience
         print(
             f"stopping when this step is done, in {patience:.0f} s at the latest; a second signal stops at once",
@@ -52,8 +60,6 @@ class Signals:
             flush=True,
         )
         threading.Thread(target=self._give_up, args=(patience,), daemon=True).start()
-        os.read(wakeups, 1)
-        os._exit(EXIT_CODE)
 
     def _give_up(self, patience: float) -> None:
         if not self.noticed.wait(patience):
@@ -73,6 +79,16 @@ def check() -> None:
     """Raises Stopped if a stop was asked for: for loops that have nothing to save."""
     if asked():
         raise Stopped
+
+
+def ask() -> None:
+    """Asks for a stop, as a first signal does."""
+    _process.ask()
+
+
+def is_asked() -> bool:
+    """Whether a stop was asked for; to be told so obliges to nothing."""
+    return _process.asked.is_set()
 
 
 def listen() -> None:

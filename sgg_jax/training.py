@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -13,11 +14,11 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from sgg_jax import stopping
+from sgg_jax import hosts, stopping
 from sgg_jax.augmentation import Strength, augment
 from sgg_jax.checkpoints import Checkpoints
 from sgg_jax.data.loader import Waiting, prefetch
-from sgg_jax.devices import check_batch, keep_spread, replicate, shard_part, split_mesh, spread
+from sgg_jax.devices import check_batch, copies, keep_spread, replicate, shard_part, split_mesh, spread
 from sgg_jax.errors import InputError
 from sgg_jax.losses import denoising_loss, segmentation_loss
 from sgg_jax.optimization import Recipe, Rule, learning_rates, optimizer
@@ -112,6 +113,7 @@ def make_step(objective: Objective, rule: Rule, mesh: Mesh) -> Callable[..., Any
     return jax.jit(step, donate_argnums=0)
 
 
+@hosts.needed()
 def fit(
     directory: Path,
     objective: Objective,
@@ -132,6 +134,8 @@ def fit(
     that is killed and started again ends with the same weights as one that is not; one that is asked to stop saves
     first. Raises InputError where loss or gradient is not finite, naming the step and its images; the batch is kept as
     a file, and the last checkpoint before it stays.
+
+    Where the mesh spans hosts, all of them call this alike, and host 0 writes.
     """
     check_batch(recipe.batch_size, mesh, f"batch_size of {label}")
     mesh = split_mesh(mesh, recipe.weight_shards)
@@ -143,7 +147,7 @@ def fit(
             state = checkpoints.restore("state", state)
         start = int(state.step)
         state, constants = spread(state, mesh), replicate(constants, mesh)
-        pending = None
+        pending, stops = None, hosts.Stops(mesh)
 
         def ready(step: int) -> Any:  # in the thread that reads ahead: on the devices before it is asked for
             batch = batches(step)
@@ -151,7 +155,7 @@ def fit(
 
         feed = Waiting(prefetch(ready, range(start, recipe.steps)))
         with (
-            LineLog(directory / "metrics.jsonl", start) as log,
+            LineLog(directory / "metrics.jsonl", start) if hosts.leads() else nullcontext() as log,
             Progress(recipe.steps, label, unit="step", start=start) as progress,
         ):
             records = _Records(directory, label, batches, log, progress, feed)
@@ -162,14 +166,14 @@ def fit(
                 if pending is not None:  # the step before this one: reading it never starves the device
                     records.add(*pending)
                 pending = (done, metrics, float(rates[step]))
-                stop = stopping.asked()
+                stop = stops()
                 if last or stop or done % recipe.save_every == 0:
                     records.add(*pending)
                     pending = None
-                    checkpoints.save(done, state, state.ema)
+                    checkpoints.save(done, *copies((state, state.ema), mesh))
                 if stop:
                     raise stopping.Stopped
-    return state.ema
+    return jax.tree.map(jnp.asarray, copies(state.ema, mesh))
 
 
 class _Records:
@@ -180,7 +184,7 @@ class _Records:
         directory: Path,
         label: str,
         batches: Callable[[int], Any],
-        log: LineLog,
+        log: LineLog | None,  # of host 0
         progress: Progress,
         feed: Waiting,
     ):
@@ -199,7 +203,8 @@ class _Records:
         seconds = time.monotonic() - self.began
         wait = min(self.feed.seconds / max(seconds, 1e-9), 1.0)
         values = {"step": step, "loss": loss, "grad_norm": grad_norm, "learning_rate": rate}
-        self.log.append({**values, "seconds": round(seconds, 3), "data_wait": round(wait, 4)})
+        if self.log is not None:
+            self.log.append({**values, "seconds": round(seconds, 3), "data_wait": round(wait, 4)})
         self.progress.advance(note=f"loss {loss:.3f}, data wait {wait:.0%}")
 
     def _kept(self, step: int) -> str:

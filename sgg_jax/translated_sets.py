@@ -1,24 +1,28 @@
 """Translating a data set into a directory: what is missing there, and a manifest of how each image was made."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sgg_jax import stopping
+from sgg_jax import hosts, stopping
 from sgg_jax.data.dataset import Dataset, readable
 from sgg_jax.data.exports import open_export
 from sgg_jax.data.writer import TranslationWriter, WriteBehind
 from sgg_jax.experiment import Experiment
+from sgg_jax.leases import Leases
 from sgg_jax.pretrained import digest
 from sgg_jax.progress import Progress
 from sgg_jax.report.pictures import colorize, save, sheet
 from sgg_jax.results import curve_rows
 from sgg_jax.sampling import Method
-from sgg_jax.translation import Translated, translate_all
+from sgg_jax.translation import Translated, in_blocks, translate_all
 from sgg_jax.types import Params
 
 SHEET = "before_after.png"
+LEASES = ".leases"
+"""Beginning of the name of the directory in which hosts take their blocks."""
 SHOWN = 8
 """Pairs of source image and translation on the sheet of a set."""
 
@@ -34,14 +38,17 @@ def translate_into(
         below it is dropped, and the manifest says so.
     steps: reverse steps, by default config.translate.steps.
     """
-    source = run.source
-    writer = TranslationWriter(str(directory), source.classes)
-    finished, batch_size = writer.finished(), run.config.translate.batch_size
+    source, batch_size = run.source, run.config.translate.batch_size
+    writer = TranslationWriter(str(directory), source.classes, job=hosts.token(), host=hosts.number())
+    finished = writer.finished()
     missing = {index for index in range(count) if source.name(index) not in finished}
     # whole blocks: an image whose batch was cut off by a kill has its place in the same batch again
-    blocks = {index // batch_size for index in missing}
-    todo = [index for index in range(count) if index // batch_size in blocks]
+    blocks = [block for block in in_blocks(range(count), batch_size) if not missing.isdisjoint(block)]
+    lent = directory / f"{LEASES}{hosts.token()}"
+    if hosts.leads():
+        _clear(directory, but=lent)
     if missing:
+        leases = Leases(lent, range(len(blocks)), hosts.number(), hosts.count())
         schedule, denoiser = run.schedule(depth, steps), run.denoiser()
         common = {
             "depth": depth,
@@ -56,7 +63,7 @@ def translate_into(
             run.segmenter(guide),
             schedule,
             run.start(guide, depth) if start is None else start,
-            todo,
+            ([] if number is None else blocks[number] for number in leases),
             run.knobs,
             batch_size=batch_size,
             method=method,
@@ -65,23 +72,38 @@ def translate_into(
         )
         with (
             Progress(count, label, unit="image", start=count - len(missing)) as progress,
-            WriteBehind(writer, progress.advance) as behind,
+            WriteBehind(writer) as behind,
         ):
-            for done in translations:
-                if done.index not in missing:
-                    continue
-                record = {**_record(source, done, int(schedule.count)), **common}
-                name = source.name(done.index)
-                if done.agreement < keep:
-                    writer.drop(name, record, f"its agreement with its labels is below {keep}")
-                    progress.advance()
-                else:
-                    behind.write(name, done.image, done.labels, record)
+            for translated in translations:
+                for done in translated:
+                    if done.index not in missing:
+                        continue
+                    record = {**_record(source, done, int(schedule.count)), **common}
+                    name = source.name(done.index)
+                    if done.agreement < keep:
+                        writer.drop(name, record, f"its agreement with its labels is below {keep}")
+                    else:
+                        behind.write(name, done.image, done.labels, record)
+                behind.wait()
+                leases.finish()
+                here = count - sum(len(missing.intersection(blocks[number])) for number in leases.open())
+                progress.advance(here - progress.done)
                 stopping.check()
-    if missing or not (directory / SHEET).exists():  # a kill after the last image leaves these two undone
-        writer.sort()
+    unfinished = missing or not (directory / SHEET).exists()  # a kill after the last image leaves these undone
+    if hosts.leads() and unfinished:
+        writer.gather()
         _save_sheet(run, directory)
+    hosts.together()
+    if hosts.leads():
+        _clear(directory)
     return open_export(str(directory), source.size)
+
+
+def _clear(directory: Path, but: Path | None = None) -> None:
+    """Removes leases, those of jobs that were killed, too; `but` stays where other hosts may have begun there."""
+    for old in directory.glob(f"{LEASES}*"):
+        if old != but or hosts.count() == 1:
+            shutil.rmtree(old)
 
 
 def _record(source: Dataset, done: Translated, used: int) -> dict[str, Any]:

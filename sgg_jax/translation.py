@@ -4,11 +4,11 @@ The device-parallel loop is `jax.shard_map` over the mesh axis `data`. There are
 runs its own images, and its own number of LCG microbatches, to the end.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
-from typing import Any, NamedTuple
+from itertools import groupby, islice
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from sgg_jax.data.dataset import Dataset, Example, readable
-from sgg_jax.devices import check_batch, replicate, shard
+from sgg_jax.devices import replicate, shard
 from sgg_jax.errors import InputError
 from sgg_jax.guidance import log_likelihood, present_pairs
 from sgg_jax.sampling import Given, Knobs, Method, State, advance, chain, start, step_noise
@@ -146,60 +146,91 @@ def translate_all(
     segmenter: Segmenter,
     schedule: NoiseSchedule,
     dataset: Dataset,
-    indices: list[int],
+    blocks: Iterable[Sequence[int]],
     knobs: Knobs,
     *,
     batch_size: int,
     method: Method,
     mesh: Mesh,
     tile: Tile | None = None,
-) -> Iterator[Translated]:
-    """Translates dataset[i] for i in indices, in order and in batches of images of one size.
+) -> Iterator[list[Translated]]:
+    """Translates dataset[i] for i in each block of at most batch_size indices; gives a list for every block.
 
-    Indices b * batch_size to (b + 1) * batch_size - 1 share batches with no others: where the same block is asked for
-    again, every image has its place again, and the same bytes; in another place they are equal to rounding only.
+    A device does a block at a time, whatever the number of devices: where the same block is asked for again, every
+    image has its place again, and the same bytes; in another block they are equal to rounding only. A block may be
+    empty.
 
     tile: what the networks see at once, overlapping its neighbours; None for all of an image. Images that are smaller
-    are extended by their mirror image, and that and the padding of a batch are cut off again. While a batch is
-    written by the caller the next one already runs. Examples that the run goes on without are passed over. Raises
-    InputError where the batch does not divide over the devices or a file cannot be read.
+    are extended by their mirror image, and that and the padding of a batch are cut off again. While blocks are
+    written by the caller the next ones already run. Examples that the run goes on without are passed over. Raises
+    InputError where a file cannot be read.
     """
-    check_batch(batch_size, mesh, "translate.batch_size")
     if tile is not None:
         denoiser, segmenter = tiled(denoiser, tile), tiled(segmenter, tile)
     denoiser, segmenter, schedule, knobs = replicate((denoiser, segmenter, schedule, knobs), mesh)
-    running: tuple[list[tuple[int, Example]], Any] | None = None
-    for batch in _same_size(readable(dataset, indices), batch_size):
-        padded = batch + [batch[-1]] * (batch_size - len(batch))
-        pairs = [(example.image, example.known_labels()) for _, example in padded]
+
+    def begun(rows: list[tuple[int, Example]]) -> tuple[Array, Array, Array]:
+        pairs = [(example.image, example.known_labels()) for _, example in rows]
         if tile is not None:
             size = covered_size(pairs[0][0].shape[:2], tile, mixed=dataset.size is None)
             pairs = [cover(image, labels, size) for image, labels in pairs]
         image, labels = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
-        ids = np.array([dataset.image_id(index) for index, _ in padded], np.int32)
-        result = translate(
-            denoiser, segmenter, schedule, *shard((image, labels, ids), mesh), knobs, method=method, mesh=mesh
-        )
-        if running is not None:
-            yield from _finished(*running)
-        running = (batch, result)
+        ids = np.array([dataset.image_id(index) for index, _ in rows], np.int32)
+        data = shard((image, labels, ids), mesh)
+        return translate(denoiser, segmenter, schedule, *data, knobs, method=method, mesh=mesh)
+
+    rest, running = iter(blocks), None
+    while together := list(islice(rest, mesh.size)):
+        examples = [list(readable(dataset, block)) for block in together]
+        batches = _by_size(examples, batch_size, mesh.size)
+        before, running = running, (examples, [(batch, begun([row for row, _ in batch])) for batch in batches])
+        if before is not None:
+            yield from _finished(*before)
     if running is not None:
         yield from _finished(*running)
 
 
-def _same_size(examples: Iterable[tuple[int, Example]], most: int) -> Iterator[list[tuple[int, Example]]]:
-    """Runs of examples of one size within blocks of `most` indices, in order."""
-    for _, run in groupby(examples, lambda item: (item[0] // most, item[1].image.shape)):
-        yield list(run)
+def in_blocks(indices: Iterable[int], batch_size: int) -> list[list[int]]:
+    """Indices, which grow, by blocks: b * batch_size to (b + 1) * batch_size - 1 are in one."""
+    return [list(block) for _, block in groupby(indices, lambda index: index // batch_size)]
 
 
-def _finished(batch: list[tuple[int, Example]], result: tuple[Array, Array, Array]) -> Iterator[Translated]:
-    image, ratios, agreement = (np.asarray(array) for array in result)
-    for row, (index, example) in enumerate(batch):
-        if not np.isfinite(ratios[row]).all():
-            raise InputError(
-                f"the guidance of image {index} is not finite: lower translate.scale, or set translate.clip_ratio"
-            )
-        labels = example.known_labels()
-        cut = image[row, : labels.shape[0], : labels.shape[1]]
-        yield Translated(index, cut, labels, ratios[row], float(agreement[row]))
+Row = tuple[int, Example]
+"""An index in the data set, and its example."""
+
+
+Placed = tuple[Row, bool]
+"""A row of a batch, and whether it is wanted: others fill it up."""
+
+
+def _by_size(blocks: list[list[Row]], batch_size: int, devices: int) -> Iterator[list[Placed]]:
+    """Batches of one size each: batch_size rows for every device, those of its block, filled up with copies."""
+    for size in dict.fromkeys(example.image.shape for block in blocks for _, example in block):
+        alike = [[row for row in block if row[1].image.shape == size] for block in blocks]
+        other = next(rows[-1] for rows in alike if rows)
+        placed: list[Placed] = []
+        for rows in alike + [[]] * (devices - len(alike)):
+            copy = rows[-1] if rows else other
+            placed += [(row, True) for row in rows] + [(copy, False)] * (batch_size - len(rows))
+        yield placed
+
+
+def _finished(
+    blocks: list[list[Row]], batches: list[tuple[list[Placed], tuple[Array, Array, Array]]]
+) -> Iterator[list[Translated]]:
+    """A list for every block, from what the batches that its rows are in came to."""
+    found = {}
+    for batch, result in batches:
+        image, ratios, agreement = (np.asarray(array) for array in result)
+        for place, ((index, example), wanted) in enumerate(batch):
+            if not wanted:
+                continue
+            if not np.isfinite(ratios[place]).all():
+                raise InputError(
+                    f"the guidance of image {index} is not finite: lower translate.scale, or set translate.clip_ratio"
+                )
+            labels = example.known_labels()
+            cut = image[place, : labels.shape[0], : labels.shape[1]]
+            found[index] = Translated(index, cut, labels, ratios[place], float(agreement[place]))
+    for block in blocks:
+        yield [found[index] for index, _ in block]

@@ -16,7 +16,6 @@ from sgg_jax.data.classes import CITYSCAPES, SUBSETS
 from sgg_jax.data.dataset import VOID, ClassInfo, Example, LeftOutError, Tolerant
 from sgg_jax.data.problems import BadFileError
 from sgg_jax.data.public import LAYOUTS, open_public
-from sgg_jax.errors import InputError
 from sgg_jax.evaluation import (
     class_iou,
     confusion_matrix,
@@ -169,11 +168,6 @@ def test_sure_predictions_are_of_both_mirror_images_or_void(four_devices, thresh
         np.testing.assert_array_equal(labels, np.where(mean.max(-1) >= threshold, mean.argmax(-1), VOID))
     shares = [(labels == VOID).mean() for labels in found]
     assert threshold == 0 and not any(shares) or 0 < np.mean(shares) < 1
-
-
-def test_predictions_need_a_batch_that_divides(four_devices):
-    with pytest.raises(InputError, match=r"evaluate.batch_size is 6.*4 devices"):
-        next(predictions(SEGMENTER, [painted(0)[0]], 6, four_devices))
 
 
 class Painted:

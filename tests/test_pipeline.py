@@ -32,10 +32,10 @@ def tiny():
         section.training.steps = 4
         section.training.batch_size = 4
         section.training.save_every = 2
-    config.translate.batch_size = 4
+    config.translate.batch_size = 2
     config.translate.steps = 3
     config.translate.unguided = 5
-    config.evaluate.batch_size = 4
+    config.evaluate.batch_size = 1
     config.compare.methods = ()  # tests/test_comparison.py
     config.report.examples = 2
     return config
@@ -110,10 +110,10 @@ def test_a_whole_run_compiles_each_function_once(finished):
         for place in ("source", "adapt/round1"):
             guide = run.segmenter_at(place)
             images = translate_all(
-                run.denoiser(), guide, run.schedule(depth), run.source, [0, 1], run.knobs, batch_size=4,
+                run.denoiser(), guide, run.schedule(depth), run.source, [[0], [1]], run.knobs, batch_size=2,
                 method=run.method(), mesh=run.mesh, tile=run.tile,
             )  # fmt: skip
-            assert len(list(images)) == 2
+            assert [len(block) for block in images] == [1, 1]
     assert translate._cache_size() == before
 
 
@@ -175,8 +175,9 @@ def test_what_is_missing_is_done_again_and_the_same(finished, tmp_path, monkeypa
     asked, real = [], translated_sets.translate_all
 
     def watched(*operands, **settings):
-        asked.append(operands[4])
-        return real(*operands, **settings)
+        blocks = list(operands[4])
+        asked.append(blocks)
+        return real(*operands[:4], blocks, *operands[5:], **settings)
 
     monkeypatch.setattr(translated_sets, "translate_all", watched)
     again = tmp_path / "again"
@@ -190,7 +191,7 @@ def test_what_is_missing_is_done_again_and_the_same(finished, tmp_path, monkeypa
     for lost in sorted((again / "translated").rglob("*_leftImg8bit.png"))[3:]:
         lost.unlink()
     main("run", tiny(), again)
-    assert kept.stat().st_mtime_ns == untouched and asked == [[0, 1, 2, 3, 4, 5]]
+    assert kept.stat().st_mtime_ns == untouched and asked == [[[2, 3], [4, 5]]]
     assert files(again / "translated") | files(again / "unguided") == wanted
     assert (again / "scores.json").read_text() == (finished / "scores.json").read_text()
 
@@ -235,7 +236,7 @@ def test_stages_out_of_order_are_refused(tmp_path):
         (lambda c: c.denoiser.unet.update(widths=(30, 30)), "denoiser.unet does not describe a network"),
         (lambda c: c.segmenter.training.update(batch_size=0), "at least 1"),
         (lambda c: c.student.training.update(batch_size=6), "student.training.batch_size is 6.* 4 devices"),
-        (lambda c: c.evaluate.update(batch_size=6), "evaluate.batch_size is 6"),
+        (lambda c: c.evaluate.update(batch_size=0), "evaluate.batch_size is 0"),
         (lambda c: c.evaluate.update(sliding=True, overlap=1.0), "evaluate.overlap is 1.0"),
         (lambda c: c.evaluate.update(overlays=-1), "evaluate.overlays is -1"),
         (lambda c: c.translate.update(batch_size=0), "translate.batch_size is 0"),

@@ -203,10 +203,10 @@ def test_batches_are_filled_with_images_and_windows(four_devices, monkeypatch):
 
     monkeypatch.setattr("sgg_jax.prediction.see", counting)
     wanted = [(picture(i, 8, 12), (16, 24)) for i in range(9)]
-    assert len(list(predictions_at(SEEING, wanted, AS_IT_IS, 4, four_devices))) == 9
+    assert len(list(predictions_at(SEEING, wanted, AS_IT_IS, 1, four_devices))) == 9
     assert shown == [(4, 8, 12)] * 3
     shown.clear()
-    assert len(list(predictions_at(SEEING, wanted, Views((8, 8), 0.5, flip=True), 8, four_devices))) == 9
+    assert len(list(predictions_at(SEEING, wanted, Views((8, 8), 0.5, flip=True), 2, four_devices))) == 9
     assert shown == [(8, 8, 8)] * 5  # 9 images, twice 2 windows of each
 
 

@@ -17,7 +17,7 @@ from sgg_jax.guidance import VARIANTS
 from sgg_jax.models.layers import conv2d
 from sgg_jax.sampling import Knobs, Method, ancestral
 from sgg_jax.tiling import Tile, _plan, cover, covered_size, starts, tile_count, tile_of, tiled, weights
-from sgg_jax.translation import translate_all
+from sgg_jax.translation import in_blocks, translate_all
 from sgg_jax.types import VOID
 
 
@@ -122,14 +122,15 @@ def test_images_of_many_sizes_come_back_in_order_and_at_their_size(one_device):
     from toys import mixing_segmenter, short_schedule
 
     def run(indices, batch_size):
-        return list(
+        blocks = list(
             translate_all(
-                smooth_denoiser(), mixing_segmenter(), short_schedule(), Mixed(), indices,
+                smooth_denoiser(), mixing_segmenter(), short_schedule(), Mixed(), in_blocks(indices, batch_size),
                 Knobs(jnp.float32(0.5), jnp.float32(0), jnp.float32(1), jnp.int32(1)),
                 batch_size=batch_size, method=Method(VARIANTS["sgg"], ancestral, 4), mesh=one_device,
                 tile=Tile(8, 12, 4),
             )
         )  # fmt: skip
+        return [done for block in blocks for done in block]
 
     together = run([0, 1, 2, 3, 4], 2)
     assert [t.index for t in together] == [0, 1, 2, 3, 4]
@@ -154,10 +155,10 @@ def test_a_tiled_translation_is_near_the_whole_one_and_shows_no_seam(one_device)
 
     def go(tile):
         found = translate_all(
-            run.denoiser(), guide, run.schedule(100), run.source, [0, 1], run.knobs, batch_size=2,
+            run.denoiser(), guide, run.schedule(100), run.source, [[0, 1]], run.knobs, batch_size=2,
             method=run.method("none"), mesh=one_device, tile=tile,
         )  # fmt: skip
-        return np.stack([done.image.astype(int) for done in found])
+        return np.stack([done.image.astype(int) for block in found for done in block])
 
     whole, parts = go(None), go(Tile(48, 96, 16))
     assert np.abs(whole - parts).mean() < 6  # grey levels of 255; 4.5 when this was written

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 from jax.tree_util import Partial
 from toys import CLASSES, labels, mixing_segmenter, short_schedule, smooth_denoiser
 
 from sgg_jax.data.dataset import ClassInfo, Example
-from sgg_jax.errors import InputError
 from sgg_jax.guidance import VARIANTS
 from sgg_jax.sampling import Knobs, Method, ancestral, ddim
-from sgg_jax.translation import _same_size, trace, translate, translate_all
+from sgg_jax.translation import in_blocks, trace, translate, translate_all
 from sgg_jax.types import VOID
 
 KNOBS = Knobs(scale=jnp.float32(0.5), fill=jnp.float32(0), limit=jnp.float32(1), seed=jnp.int32(11))
@@ -161,46 +161,57 @@ def test_partial_batches_are_padded_and_the_padding_dropped(four_devices):
             mixing_segmenter(),
             short_schedule(),
             toy,
-            wanted,
+            [wanted[:4], [], wanted[4:]],
             KNOBS,
             batch_size=4,
             method=SGG,
             mesh=four_devices,
         )
     )
-    assert [done.index for done in found] == wanted
+    assert [[done.index for done in block] for block in found] == [wanted[:4], [], wanted[4:]]
+    found = [done for block in found for done in block]
     everything, _ = run(tuple(np.concatenate([part, part[:1]]) for part in toy.data), four_devices)
     for done in found:
         rounding(done.image, everything[done.index])
         np.testing.assert_array_equal(done.labels, toy.data[1][done.index])
 
 
-def test_batches_are_blocks_of_indices_whatever_else_is_asked_for():
-    def example(index):
-        return index, Example(np.zeros((8, 12 if index == 6 else 8, 3), np.uint8), None)
-
-    def batches(*indices):
-        return [[index for index, _ in batch] for batch in _same_size(map(example, indices), 4)]
-
-    assert batches(*range(10)) == [[0, 1, 2, 3], [4, 5], [6], [7], [8, 9]]
-    assert batches(2, 3, 4, 5, 9) == [[2, 3], [4, 5], [9]]
+def test_blocks_of_indices_are_the_same_whatever_else_is_asked_for():
+    assert in_blocks(range(10), 4) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert in_blocks([2, 3, 4, 5, 9], 4) == [[2, 3], [4, 5], [9]]
 
 
-def test_a_batch_that_does_not_divide_is_refused(four_devices):
-    with pytest.raises(InputError, match="multiple of 4"):
-        list(
-            translate_all(
-                smooth_denoiser(),
-                mixing_segmenter(),
-                short_schedule(),
-                Toy(scene(2)),
-                [0],
-                KNOBS,
-                batch_size=6,
-                method=SGG,
-                mesh=four_devices,
-            )
-        )
+class Sizes(Toy):
+    """Every third image is narrower."""
+
+    size = None
+
+    def __getitem__(self, index):
+        image, known = self.data[0][index], self.data[1][index]
+        return Example(image[:, :8], known[:, :8]) if index % 3 == 1 else Example(image, known)
+
+
+@pytest.mark.parametrize("kind", [Toy, Sizes])
+def test_any_number_of_devices_gives_the_same_bytes(kind):
+    toy = kind(scene(11))
+
+    def translated(devices, blocks):
+        mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+        found = translate_all(
+            smooth_denoiser(), mixing_segmenter(), short_schedule(), toy, blocks, KNOBS, batch_size=3, method=SGG,
+            mesh=mesh,
+        )  # fmt: skip
+        return {done.index: done for block in found for done in block}
+
+    blocks = in_blocks(range(11), 3)
+    one = translated(1, blocks)
+    assert list(one) == list(range(11))
+    others = [translated(2, blocks), translated(4, blocks), translated(4, [blocks[3], [], blocks[0]])]
+    for found in others:
+        for index, done in found.items():
+            np.testing.assert_array_equal(done.image, one[index].image)
+            np.testing.assert_array_equal(done.ratios, one[index].ratios)
+    assert list(others[-1]) == [9, 10, 0, 1, 2]
 
 
 @pytest.mark.parametrize("method", [SGG, PLAIN, SGG._replace(reverse=ddim(0.5))], ids=["sgg", "none", "ddim"])

@@ -158,7 +158,7 @@ def test_dropped_examples_are_finished_have_no_files_and_say_why(tmp_path: Path)
     writer.write("b", *pair(0), {"agreement": 0.9})
     writer.drop("a", {"agreement": 0.2}, "agreement 0.2 is below 0.5")
     assert writer.finished() == TranslationWriter(str(tmp_path), CLASSES).finished() == {"a", "b"}
-    writer.sort()
+    writer.gather()
     lines = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
     assert lines == [
         {"name": "a", "dropped": "agreement 0.2 is below 0.5", "agreement": 0.2},
@@ -168,13 +168,13 @@ def test_dropped_examples_are_finished_have_no_files_and_say_why(tmp_path: Path)
 
 
 def test_writing_behind_gives_the_same_files_as_writing(tmp_path: Path) -> None:
-    done: list[int] = []
     writer = TranslationWriter(str(tmp_path / "d"), CLASSES)
-    with WriteBehind(writer, lambda: done.append(1), threads=4, ahead=2) as behind:
+    with WriteBehind(writer, threads=4, ahead=2) as behind:
         for index in reversed(range(4)):
             behind.write(f"{index:07d}", *pair(index), {"image_id": index})
-    assert len(done) == 4
-    writer.sort()
+        behind.wait()
+        assert len(writer.finished()) == 4
+    writer.gather()
     assert files(tmp_path / "d") == whole(tmp_path)
 
 
@@ -185,7 +185,7 @@ def test_what_goes_wrong_behind_is_raised(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Image.Image, "save", full)
     with (
         pytest.raises(InputError, match="No space left"),
-        WriteBehind(TranslationWriter(str(tmp_path), CLASSES), lambda: None) as behind,
+        WriteBehind(TranslationWriter(str(tmp_path), CLASSES)) as behind,
     ):
         for index in range(40):
             behind.write(str(index), *pair(0), {})
@@ -334,12 +334,12 @@ def test_ten_kills_at_random_times_end_in_the_files_of_a_run_left_alone(tmp_path
         writer = TranslationWriter(sys.argv[1], (ClassInfo("a", (0,), (1, 2, 3)),))
         finished = writer.finished()
         print(len(finished), flush=True)
-        with WriteBehind(writer, lambda: None) as behind:
+        with WriteBehind(writer) as behind:
             for number in range(120):
                 if str(number) not in finished:
                     image = np.random.default_rng(number).integers(0, 256, (120, 160, 3), np.uint8)
                     behind.write(str(number), image, np.zeros((120, 160), np.uint8), {"image_id": number})
-        writer.sort()
+        writer.gather()
     """
     line = [sys.executable, "-c", textwrap.dedent(script)]
     place = Path(__file__).parents[1]

@@ -9,7 +9,7 @@
 That is the layout of Cityscapes, which MMSegmentation and others read; FOLDERS is a plainer one. A file has its final
 name only when it is whole, and a manifest line follows its files. So a process killed at any time leaves a directory
 from which the next one goes on. (Against a power failure the directory is as safe as its file system.) One process at
-a time may write to a directory.
+a time may write to a directory, or the hosts of one job: each then has a part of the manifest, which `gather` unites.
 """
 
 import json
@@ -29,6 +29,8 @@ from sgg_jax.data.dataset import VOID, ClassInfo
 from sgg_jax.errors import InputError
 
 TEMPORARY = ".tmp"
+MANIFEST = "manifest.jsonl"
+PART = ".part"
 SPLIT = "train"
 DROPPED = "dropped"
 """Field of a manifest line whose example has no files; it says why."""
@@ -58,13 +60,20 @@ class TranslationWriter:
     """Writes examples into `directory`, which is made if need be; what an earlier writer finished there stays.
 
     Raises InputError if the directory cannot be written, is full, or holds results of another class table.
+
+    job, host: where several hosts write at once, the name of their job, the same for all, and the number of this one;
+        host 0 cleans up what earlier jobs left.
     """
 
-    def __init__(self, directory: str, classes: tuple[ClassInfo, ...], places: Places = CITYSCAPES) -> None:
+    def __init__(
+        self, directory: str, classes: tuple[ClassInfo, ...], places: Places = CITYSCAPES, job: str = "", host: int = 0
+    ) -> None:
         self.directory = os.fspath(directory)
         self.classes = tuple(classes)
         self.places = places
-        self._manifest = os.path.join(self.directory, "manifest.jsonl")
+        self._job, self._host = job, host
+        self._manifest = os.path.join(self.directory, MANIFEST)
+        self._log = self._part(job, host) if job else self._manifest  # where this writer's lines go
         self._colors = palette(self.classes)
         self._lock = threading.Lock()
         self._dropped: set[str] = set()
@@ -72,8 +81,8 @@ class TranslationWriter:
             for place in ("", *places.of("")):
                 folder = os.path.join(self.directory, os.path.dirname(place))
                 os.makedirs(folder, exist_ok=True)
-                for file in os.listdir(folder):
-                    if file.startswith(".") and file.endswith(TEMPORARY):
+                for file in os.listdir(folder) if host == 0 else ():
+                    if file.startswith(".") and file.endswith(TEMPORARY) and not (job and f".{job}-" in file):
                         os.remove(os.path.join(folder, file))
             self._write_classes()
             self._names = self._mend_manifest()
@@ -117,16 +126,27 @@ class TranslationWriter:
             self._append(_line(name, {DROPPED: reason, **record}))
         self._dropped.add(name)
 
-    def sort(self) -> None:
-        """Bring the manifest, whose lines stand as examples were finished, into the order of their names."""
+    def gather(self) -> None:
+        """Unite the parts of the manifest, and bring its lines, which stand as examples were finished, into the order
+        of their names."""
         with _writing(self.directory), self._lock:
-            if not os.path.exists(self._manifest):
-                return
-            with open(self._manifest, "rb") as file:
-                lines = file.read().splitlines(keepends=True)
-            ordered = sorted(lines, key=lambda line: str(_name_in(line)))
-            if ordered != lines:
-                self._replace("manifest.jsonl", lambda path: _save(path, b"".join(ordered)))
+            parts = self.parts()
+            lines = [line for path in (self._manifest, *parts) for line in _lines(path)]
+            named = {str(_name_in(line)): line for line in lines if _name_in(line) is not None}
+            ordered = [named[name] for name in sorted(named)]
+            if ordered != lines or parts:
+                self._replace(MANIFEST, lambda path: _save(path, b"".join(ordered)))
+            for path in parts:
+                os.remove(path)
+
+    def parts(self, others: bool = False) -> list[str]:
+        """Files with parts of the manifest that are not united yet: of this job, or of other ones."""
+        own = f"manifest.{self._job}-"
+        names = [name for name in sorted(os.listdir(self.directory)) if name.endswith(PART)]
+        return [os.path.join(self.directory, name) for name in names if name.startswith(own) != others]
+
+    def _part(self, job: str, host: int) -> str:
+        return os.path.join(self.directory, f"manifest.{job}-{host}{PART}")
 
     def _save(self, place: str, name: str, picture: Image.Image) -> None:
         self._replace(place.format(name), lambda path: picture.save(path, format="PNG"))
@@ -134,7 +154,8 @@ class TranslationWriter:
     def _replace(self, relative: str, save: Callable[[str], object]) -> None:
         """Have `save` write a temporary file, then give it its final name at once."""
         final = os.path.join(self.directory, relative)
-        temporary = os.path.join(os.path.dirname(final), f".{os.path.basename(final)}{TEMPORARY}")
+        writer = f".{self._job}-{self._host}" if self._job else ""
+        temporary = os.path.join(os.path.dirname(final), f".{os.path.basename(final)}{writer}{TEMPORARY}")
         try:
             save(temporary)
             os.replace(temporary, final)
@@ -144,7 +165,7 @@ class TranslationWriter:
             raise
 
     def _append(self, line: bytes) -> None:
-        with self._lock, open(self._manifest, "ab", buffering=0) as file:
+        with self._lock, open(self._log, "ab", buffering=0) as file:
             before = file.seek(0, os.SEEK_END)
             try:
                 rest = line
@@ -157,13 +178,12 @@ class TranslationWriter:
 
     def _mend_manifest(self) -> set[str]:
         """Names in the manifest, after rewriting it with one line for each whole example if it has anything else."""
-        if not os.path.exists(self._manifest):
-            return set()
-        with open(self._manifest, "rb") as file:
-            lines = file.read().splitlines(keepends=True)
         on_disk = self._on_disk()
+        old = self.parts(others=True)  # of jobs that were killed; read before the manifest, into which host 0 puts them
+        more = [line for path in old for line in _lines(path) if _name_in(line) is not None]
+        lines = _lines(self._manifest)
         kept: dict[str, bytes] = {}
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate([*lines, *more], 1):
             name = _name_in(line)
             if name is None and number < len(lines):
                 raise InputError(
@@ -174,8 +194,11 @@ class TranslationWriter:
                 self._dropped.add(name)
             if name is not None and (name in on_disk or name in self._dropped):
                 kept[name] = line
-        if list(kept.values()) != lines:
-            self._replace("manifest.jsonl", lambda path: _save(path, b"".join(kept.values())))
+        if self._host == 0:
+            if list(kept.values()) != lines:
+                self._replace(MANIFEST, lambda path: _save(path, b"".join(kept.values())))
+            for path in old:
+                os.remove(path)
         return set(kept)
 
     def _on_disk(self) -> set[str]:
@@ -206,11 +229,11 @@ class WriteBehind:
     """Writes by threads while the caller goes on; leaving its `with` block waits for the last.
 
     At most `ahead` examples wait to be written, so that memory stays bounded. The first error of a thread is raised by
-    the next call, or at the end of the block. progress() is called for each example that is whole.
+    the next call, or at the end of the block.
     """
 
-    def __init__(self, writer: TranslationWriter, progress: Callable[[], None], threads: int = 2, ahead: int = 16):
-        self._writer, self._progress, self._ahead = writer, progress, ahead
+    def __init__(self, writer: TranslationWriter, threads: int = 2, ahead: int = 16):
+        self._writer, self._ahead = writer, ahead
         self._pool = ThreadPoolExecutor(threads, "write")
         self._waiting: deque[Future[None]] = deque()
 
@@ -223,14 +246,18 @@ class WriteBehind:
             self._finish_one()
         self._waiting.append(self._pool.submit(self._writer.write, name, image, labels, record))
 
+    def wait(self) -> None:
+        """Until all that was handed over is whole."""
+        while self._waiting:
+            self._finish_one()
+
     def _finish_one(self) -> None:
         self._waiting.popleft().result()
-        self._progress()
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
-            while self._waiting and kind is None:
-                self._finish_one()
+            if kind is None:
+                self.wait()
         finally:
             self._pool.shutdown(wait=True)  # what was begun becomes whole, whatever else went wrong
 
@@ -245,6 +272,15 @@ def _writing(directory: str) -> Iterator[None]:
             f"{directory} cannot be written: {error.strerror or error}; free some space, mend its permissions or name "
             "another directory, and run again to go on from here"
         ) from error
+
+
+def _lines(path: str) -> list[bytes]:
+    """Lines of a file, each with its end; none of one that is not there."""
+    try:
+        with open(path, "rb") as file:
+            return file.read().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
 
 
 def _save(path: str, content: bytes) -> None:
