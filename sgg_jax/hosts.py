@@ -146,6 +146,8 @@ class _Job:
     def leave(self, why: str) -> None:
         """Tells the others that this host leaves. Host 0 waits for them, since they cannot do without its service."""
         self._left.set()
+        if not leads():
+            jax.distributed.shutdown()  # before host 0 is told, whose end would abort this process
         self.tell(f"{GONE}: {why}")
         until = time.monotonic() + SILENT
         while leads() and len(self.gone()) < len(self._heard) and time.monotonic() < until:
