@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 # test,parity also installs what networks are compared with: PyTorch, for which Python 3.11 is needed
 EXTRAS ?= test
-TESTS ?= --cov --cov-report=term
+TESTS ?=
 DEMO_CONFIG ?= configs/streets.py
 DEMO_WORKDIR ?= runs/streets
 

@@ -90,8 +90,9 @@ def simulate(work: Work, blocks: np.ndarray, seed: int = 0) -> Outcome:
             heapq.heappush(events, (float(free[host].max()), host))
             return True
 
-        for host in range(hosts):
-            _ = begin(host) and begin(host)
+        for _ in range(2):  # what runs, and what is next
+            for host in range(hosts):
+                begin(host)
         while events:
             now, host = heapq.heappop(events)
             if dies[host] < now:

@@ -90,8 +90,6 @@ class Leases:
             if self._take(block):
                 return self._begin(block)
             self._look()  # somebody works here: whose next blocks are gone, too
-        if self._began:
-            return None
         self._look()
         now, term = self.clock(), FIRST if self._longest is None else PATIENCE * self._longest
         others = self._open - self._began.keys()

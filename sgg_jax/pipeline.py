@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 from ml_collections import ConfigDict
 
 from sgg_jax import hosts
@@ -14,6 +13,7 @@ from sgg_jax.data.exports import export
 from sgg_jax.data.writer import CITYSCAPES, FOLDERS
 from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
+from sgg_jax.planning import enough_memory
 from sgg_jax.planning import plan as plan_run
 from sgg_jax.progress import Progress
 from sgg_jax.records import read_json, write_json
@@ -51,19 +51,6 @@ NEEDS = {
     "evaluate": ("train_segmenter",),
     "report": ("evaluate",),
 }
-
-
-MEMORY = {
-    "train_denoiser": "denoiser.training.batch_size",
-    "train_segmenter": "segmenter.training.batch_size",
-    "adapt": "translate.batch_size, translate.microbatch or adapt.training.batch_size",
-    "translate": "translate.batch_size or translate.microbatch",
-    "train_student": "student.training.batch_size",
-    "compare": "translate.batch_size, translate.microbatch or student.training.batch_size",
-    "evaluate": "evaluate.batch_size",
-    "report": "report.examples",
-}
-"""What to lower where a stage runs out of the devices' memory."""
 
 PLACES = {"folders": FOLDERS, "cityscapes": CITYSCAPES}
 """Layouts of export_streets."""
@@ -111,12 +98,8 @@ def run_stage(run: Experiment, name: str) -> None:
         raise InputError(f"{name} needs what {', '.join(missing)} makes: run that stage first on {run.workdir}")
     say(f"{name}: {STAGES[name].__doc__}")
     began = time.monotonic()
-    try:
+    with enough_memory(name):
         result = STAGES[name](run)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise InputError(f"{name} needs more memory than there is: lower config.{MEMORY[name]}") from error
     if hosts.leads():
         run.stages.finish(name, {**result, "made": made(run)}, began)
     hosts.wait_for(lambda: is_finished(run, name))

@@ -3,6 +3,8 @@
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,7 @@ from PIL import Image
 from sgg_jax.calibration import Calibration
 from sgg_jax.costs import Row, comparison_work, stage_rows, trained_segmenters
 from sgg_jax.data.dataset import readable
+from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
 from sgg_jax.report.pictures import png_bytes
 from sgg_jax.report.tables import text_table
@@ -81,8 +84,35 @@ def plan(run: Experiment, stages: list[str]) -> Plan:
     """The cost of the given stages of a run."""
     began = time.perf_counter()
     calibration = Calibration(run)
-    rows = [row for stage in stages for row in stage_rows(run, calibration, stage)]
+    rows = []
+    for stage in stages:
+        with enough_memory(stage):  # what does not fit is told here, since the calibration takes as much as the run
+            rows += stage_rows(run, calibration, stage)
     return Plan(rows, time.perf_counter() - began, peak_memory(), disk(run, stages))
+
+
+MEMORY = {
+    "train_denoiser": "denoiser.training.batch_size",
+    "train_segmenter": "segmenter.training.batch_size",
+    "adapt": "translate.batch_size, translate.microbatch or adapt.training.batch_size",
+    "translate": "translate.batch_size or translate.microbatch",
+    "train_student": "student.training.batch_size",
+    "compare": "translate.batch_size, translate.microbatch or student.training.batch_size",
+    "evaluate": "evaluate.batch_size",
+    "report": "report.examples",
+}
+"""What to lower where a stage runs out of the devices' memory."""
+
+
+@contextmanager
+def enough_memory(stage: str) -> Iterator[None]:
+    """InputError naming the settings to lower where the block needs more memory than the devices have."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(f"{stage} needs more memory than there is: lower config.{MEMORY[stage]}") from error
 
 
 def peak_memory() -> float:

@@ -7,6 +7,7 @@ of other workers, and the commands that they start. The quick run of .ci/run tak
 import atexit
 import os
 import shutil
+import socket
 import tempfile
 
 import jax
@@ -30,6 +31,14 @@ for name, value in (
     jax.config.update(name, value)
 jax.config.update("jax_platforms", "cpu")  # also where a GPU is
 jax.config.update("jax_num_cpu_devices", 4)
+
+
+def refused(self: socket.socket, address: object) -> None:
+    """In place of connecting: tests reach nobody. (Two processes of test_hosts.py meet in jax's own code.)"""
+    raise RuntimeError(f"a test tried to reach {address}")
+
+
+socket.socket.connect = socket.socket.connect_ex = refused  # type: ignore[method-assign, assignment]
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,8 @@ TINY = [
     *("--config", "configs/quick.py", "--config.data.size=(16,32)"),
     *(f"--config.data.{role}.streets.count={n}" for role, n in dict(source=12, target=12, judge=12, val=4).items()),
     "--config.data.test.streets.count=8",
-    *("--config.denoiser.unet.widths=(32,)", "--config.denoiser.unet.attention=()"),
+    *("--config.denoiser.unet.widths=(32,)", "--config.denoiser.unet.blocks=1"),
+    "--config.segmenter.encoder_decoder.blocks=1",
     *("--config.segmenter.encoder_decoder.widths=(8,16)", "--config.adapt.depths=(100,)"),
     *("--config.translate.batch_size=2", "--config.translate.steps=4", "--config.translate.unguided=2"),
     *(

@@ -1,7 +1,10 @@
 """Imports run one way, and every library stays in its room."""
 
 import ast
+import socket
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -117,6 +120,11 @@ def room(path: Path) -> str:
 def sources() -> list[Path]:
     files = [*ROOT.glob("sgg_jax/**/*.py"), *ROOT.glob("configs/*.py"), ROOT / "main.py"]
     return [path for path in files if path != ROOT / "sgg_jax" / "__init__.py"]
+
+
+def test_tests_reach_no_network():
+    with socket.socket() as found, pytest.raises(RuntimeError, match="tried to reach"):
+        found.connect(("127.0.0.1", 9))
 
 
 def test_every_module_has_its_place():

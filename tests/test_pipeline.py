@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from configs import folders, quick
-from sgg_jax import pipeline, pretrained, stages, translated_sets
+from sgg_jax import pipeline, planning, pretrained, stages, translated_sets
 from sgg_jax.data.exports import open_export
 from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
@@ -28,6 +28,7 @@ def tiny():
         config.data[role].streets.count = count
     config.denoiser.unet.widths = (32, 32)
     config.segmenter.encoder_decoder.widths = (8, 16)
+    config.denoiser.unet.blocks = config.segmenter.encoder_decoder.blocks = 1
     for section in (config.denoiser, config.segmenter, config.adapt, config.student):
         section.training.steps = 4
         section.training.batch_size = 4
@@ -200,7 +201,7 @@ def test_too_little_memory_names_the_setting_to_lower(tmp_path, monkeypatch):
     def large(run):
         return jax.block_until_ready(jax.numpy.zeros(2**50, "uint8"))
 
-    assert set(pipeline.MEMORY) == set(pipeline.STAGES)
+    assert set(planning.MEMORY) == set(pipeline.STAGES)
     monkeypatch.setitem(pipeline.STAGES, "train_segmenter", large)
     with pytest.raises(InputError, match=r"more memory than there is: lower config.segmenter.training.batch_size"):
         main("train_segmenter", tiny(), tmp_path)

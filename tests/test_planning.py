@@ -1,5 +1,6 @@
 """The plan's counts against numbers worked out by hand; its time against a clock of our own."""
 
+import jax
 import numpy as np
 import pytest
 from test_pipeline import tiny
@@ -7,6 +8,7 @@ from test_pipeline import tiny
 from sgg_jax import calibration, planning
 from sgg_jax.calibration import Calibration, thinned
 from sgg_jax.costs import Work, comparison_work
+from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
 from sgg_jax.planning import duration, plan
 from sgg_jax.schedule import linear, respace
@@ -32,6 +34,15 @@ def test_passes_and_seconds_are_counted(run):
     assert rows["translate: unguided"].segmenter_passes == 0
     assert rows["adapt: translate"].denoiser_passes == 2 * 6 * 3  # two rounds
     assert rows["adapt: fine-tune"].segmenter_passes == 2 * 3 * 4 * 4
+
+
+def test_what_does_not_fit_into_memory_is_told_before_the_run(run, monkeypatch):
+    def large(call, repeats=3):
+        return jax.block_until_ready(jax.numpy.zeros(2**50, "uint8"))
+
+    monkeypatch.setattr(calibration, "timed", large)
+    with pytest.raises(InputError, match=r"translate needs more memory .*: lower config.translate.batch_size"):
+        plan(run, ["translate"])
 
 
 def test_starts_scores_and_the_report_are_counted(run, monkeypatch):

@@ -1,8 +1,11 @@
 """The training loop: exact resume, one compile, the optimiser against a literal one, the same on every device count."""
 
+import gc
 import json
+import os
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -110,6 +113,30 @@ def test_records_of_a_run(whole):
     norm = np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(gradient)))
     assert records[0]["grad_norm"] == pytest.approx(float(norm), rel=1e-5)
     assert_same(load_weights(directory / "checkpoints", PARAMS), weights)
+
+
+def held():
+    """Bytes of memory and open files of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc here")
+def test_two_thousand_steps_hold_on_to_nothing(tmp_path, one_device):
+    """Neither memory nor files, and every function is compiled once."""
+    recipe, found = replace(RECIPE, steps=2500, save_every=250), {}
+
+    def batches(step):
+        if step in (500, 2499):
+            gc.collect()
+            found[step] = held()
+        return batch(step)
+
+    train(tmp_path, one_device, batches, recipe=recipe)
+    assert make_step(squares, RECIPE.rule, one_device)._cache_size() == 1
+    (before, files_before), (after, files_after) = found[500], found[2499]
+    assert after - before < 20 * 2**20
+    assert abs(files_after - files_before) <= 4  # a checkpoint may be on its way
 
 
 @pytest.mark.parametrize("stops", [(0,), (3,), (4,), (6,), (10,), (2, 5, 9)])
