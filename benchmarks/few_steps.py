@@ -146,17 +146,17 @@ def deviation(values: np.ndarray) -> float:
 
 def draw(points: dict[str, tuple[float, float, float]], path: Path) -> None:
     """mIoU of students over seconds per image, and the line of those that no other beats in both."""
-    figure = Figure((8, 5), layout="constrained")
+    figure = Figure((9, 5), layout="constrained")
     axes = figure.add_subplot()
     best, front = -np.inf, []
-    for name, (x, y, spread) in sorted(points.items(), key=lambda item: item[1][0]):
-        axes.errorbar(x, y, yerr=spread, fmt="o", color="#3f83d6", capsize=3)
-        axes.annotate(name, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8)
+    for number, (name, (x, y, spread)) in enumerate(sorted(points.items(), key=lambda item: item[1][0])):
+        axes.errorbar(x, y, yerr=spread, fmt="o", ms=12, color="#3f83d6", capsize=3, label=f"{number}  {name}")
+        axes.annotate(str(number), (x, y), ha="center", va="center", color="white", fontsize=8, zorder=9)
         if y > best:
             best, front = y, [*front, (x, y)]
     axes.plot(*zip(*front, strict=True), "--", color="#d8730f", label="not beaten in both")
     axes.set(xscale="log", xlabel="seconds per image", ylabel="student's target mIoU, %")
-    axes.legend(frameon=False)
+    figure.legend(loc="outside right upper", frameon=False, handlelength=1, markerscale=0.5, fontsize=9)
     axes.grid(alpha=0.2)
     figure.savefig(path, dpi=110)
 
