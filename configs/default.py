@@ -244,6 +244,9 @@ def get_config() -> ConfigDict:
             interval=(0.0, 1.0),  # guide only at steps low * N <= k < high * N
             batch_size=16,  # images at once, on each device
             microbatch=16,  # (image, class) pairs that lcg's segmenter sees at once, on each device
+            # GiB that translations may take of a device, 0 for all that it has. What needs more is done with fewer
+            # images and pairs at once, and stderr says how many.
+            memory=0.0,
             # Height, width of what networks see at once of an image; () for data.size. Larger images are seen in tiles.
             tile=(),
             overlap=0.25,  # share of a tile's smaller side that neighbouring tiles have in common at least

@@ -26,7 +26,7 @@ from sgg_jax.sampling import Method
 from sgg_jax.schedule import NoiseSchedule
 from sgg_jax.tiling import cover, covered_size, tile_count, tiled
 from sgg_jax.training import init_state, make_step
-from sgg_jax.translation import translate
+from sgg_jax.translation import affordable, translate
 
 
 def timed(call: Callable[[], Any], repeats: int = 3) -> tuple[float, float]:
@@ -51,6 +51,7 @@ class Calibration:
         self.run = run
         self._known: dict[Any, float] = {}
         self._compiling: dict[Method, float] = {}
+        self._together: dict[Method, int] = {}
 
     def _once(self, key: Any, measure: Callable[[], float]) -> float:
         if key not in self._known:
@@ -120,11 +121,16 @@ class Calibration:
         return self._once(method, lambda: self._translation_step(method))
 
     def _translation_step(self, method: Method) -> float:
-        run, size = self.run, self.together
+        run = self.run
         schedule = replicate(thinned(run.schedule(run.config.translate.depth), self.cycle), run.mesh)
         knobs = replicate(run.knobs, run.mesh)
         shown = self.source_size
         covered = covered_size(shown, run.tile, mixed=run.source.size is None)
+        both = Partial(*run.denoiser_network), run.segmenter(run.segmenter_network()[1])
+        denoiser, guide = replicate(tuple(tiled(network, run.tile) for network in both), run.mesh)
+        batch_size, began = run.config.translate.batch_size, time.perf_counter()
+        rows, fits = affordable(denoiser, guide, schedule, knobs, covered, batch_size, method, run.mesh, run.memory)
+        size, compiled = rows * run.mesh.size, time.perf_counter() - began
         few = [example for _, example in readable(run.source, range(min(size, len(run.source))))]
         examples = [few[i % len(few)] for i in range(size)]
         pairs = [
@@ -132,10 +138,9 @@ class Calibration:
         ]
         image, labels = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
         data = shard((image, labels, np.arange(size, dtype=np.int32)), run.mesh)
-        networks = Partial(*run.denoiser_network), run.segmenter(run.segmenter_network()[1])
-        networks = replicate(tuple(tiled(network, run.tile) for network in networks), run.mesh)
-        call = partial(translate, *networks, schedule, *data, knobs, method=method, mesh=run.mesh)
-        seconds, self._compiling[method] = timed(call, repeats=2)
+        call = partial(translate, denoiser, guide, schedule, *data, knobs, method=fits, mesh=run.mesh)
+        seconds, first = timed(call, repeats=2)
+        self._together[method], self._compiling[method] = size, compiled + first
         return seconds / int(schedule.count)
 
     def compiling(self, method: Method) -> float:
@@ -165,10 +170,10 @@ class Calibration:
         height, width = self.run.source.size or first.image.shape[:2]
         return height, width
 
-    @property
-    def together(self) -> int:
+    def together(self, method: Method) -> int:
         """Images that are translated at once, over all devices."""
-        return self.run.config.translate.batch_size * self.run.mesh.size
+        self.translation_step(method)
+        return self._together[method]
 
     @property
     def tiles(self) -> int:
@@ -185,7 +190,7 @@ class Calibration:
     def translation(self, method: Method, depth: int, steps: int | None = None) -> float:
         """Seconds per image of a translation of that depth; steps: by default config.translate.steps."""
         steps = int(self.run.schedule(depth, steps).count)
-        return self.translation_step(method) * steps / self.together
+        return self.translation_step(method) * steps / self.together(method)
 
     def scoring(self, dataset: Dataset) -> tuple[float, float, float]:
         """What it costs to score an image of a labelled set: passes of the segmenter, FLOPs, seconds."""

@@ -147,7 +147,7 @@ def _looking(calibration: Calibration) -> Row:
     passes = len(HELD_OUT_LEVELS) * (len(held_out) if held_out else 0) + SAMPLES[0] * SAMPLES[1] * min(
         SAMPLE_STEPS, run.config.denoiser.total
     )
-    seconds = passes / calibration.together * calibration.translation_step(run.method("none"))
+    seconds = passes / calibration.together(run.method("none")) * calibration.translation_step(run.method("none"))
     return Row("train_denoiser: a look", passes, 0.0, passes * calibration.flops("denoiser"), seconds)
 
 
@@ -182,6 +182,6 @@ def _translation(
     denoiser = images * steps * calibration.denoiser_share + through
     denoiser, guides = denoiser * calibration.tiles, guides * calibration.tiles
     flops = denoiser * calibration.flops("denoiser") + guides * calibration.flops("segmenter")
-    batches = -(-images // calibration.together)
     method = run.method() if guided else run.method("none")
+    batches = -(-images // calibration.together(method))
     return Row(title, denoiser, guides, flops, batches * steps * calibration.translation_step(method))

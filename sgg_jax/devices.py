@@ -2,6 +2,7 @@
 splits its weights."""
 
 import math
+import os
 from typing import Any
 
 import jax
@@ -78,6 +79,17 @@ def copies(tree: Any, mesh: Mesh) -> Any:
 def keep_spread(tree: Any, mesh: Mesh) -> Any:
     """The same inside jit."""
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, weight_sharding(leaf.shape, mesh)), tree)
+
+
+def device_memory(mesh: Mesh) -> float:
+    """Bytes that each of this host's devices of the mesh may hold; on a CPU its part of the machine's memory."""
+    devices = mesh.local_devices
+    stats = devices[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return float(stats["bytes_limit"])
+    if hasattr(os, "sysconf"):
+        return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE") / len(devices)
+    return math.inf
 
 
 def check_batch(size: int, mesh: Mesh, field: str) -> None:

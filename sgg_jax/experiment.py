@@ -342,6 +342,11 @@ class Experiment:
         return Method(guide, sampler, c.microbatch, c.gradient_every, c.deep_every)
 
     @property
+    def memory(self) -> float:
+        """Bytes of a device that translations may take."""
+        return float(self.config.translate.memory) * 2**30 or devices.device_memory(self.mesh)
+
+    @property
     def tile(self) -> Tile:
         """What networks see at once of an image that is translated."""
         c = self.config.translate

@@ -69,6 +69,7 @@ def translate_into(
             method=method,
             mesh=run.mesh,
             tile=run.tile,
+            memory=run.memory,
         )
         with (
             Progress(count, label, unit="image", start=count - len(missing)) as progress,

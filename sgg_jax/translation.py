@@ -4,16 +4,18 @@ The device-parallel loop is `jax.shard_map` over the mesh axis `data`. There are
 runs its own images, and its own number of LCG microbatches, to the end.
 """
 
+import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import groupby, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sgg_jax.data.dataset import Dataset, Example, readable
@@ -130,6 +132,51 @@ def _advance(method: Method, given: Given, done: Array, state: State) -> State:
     return advance(method, given, done, state)[0]
 
 
+def affordable(
+    denoiser: Denoiser, segmenter: Segmenter, schedule: NoiseSchedule, knobs: Knobs, size: tuple[int, int],
+    batch_size: int, method: Method, mesh: Mesh, memory: float,
+) -> tuple[int, Method]:  # fmt: skip
+    """How many images of that size (H, W) a device can translate at once, and the method with the pairs that fit.
+
+    Both are halved until what XLA says that it needs is at most `memory`, bytes of a device: nothing is run, and what
+    is compiled here is not compiled again. InputError if one image and one pair are too much.
+    """
+    rows, wanted, along = batch_size, method, NamedSharding(mesh, P("data"))
+
+    def shaped(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows * mesh.size, *shape), dtype, sharding=along)
+
+    while memory < math.inf:
+        data = shaped((*size, 3), np.uint8), shaped(size, np.uint8), shaped((), np.int32)
+        lowered = translate.lower(denoiser, segmenter, schedule, *data, knobs, method=method, mesh=mesh)
+        found = lowered.compile().memory_analysis()
+        if found is None:  # a backend that does not tell
+            return rows, method
+        need = found.temp_size_in_bytes + found.argument_size_in_bytes + found.output_size_in_bytes
+        if need <= memory:
+            break
+        if rows == method.microbatch == 1:
+            raise InputError(
+                f"to translate one image of {size[0]}x{size[1]} takes {need / 2**30:.1f} GiB of a device, and there "
+                f"are {memory / 2**30:.1f}: lower translate.tile or the data set's size"
+            )
+        rows, method = max(1, rows // 2), method._replace(microbatch=max(1, method.microbatch // 2))
+    if (rows, method) != (batch_size, wanted):
+        print(
+            f"translations of {size[0]}x{size[1]}: {rows} images and {method.microbatch} pairs at once on a device, in "
+            f"place of {batch_size} and {wanted.microbatch}, to fit into {memory / 2**30:.1f} GiB",
+            file=sys.stderr,
+            flush=True,
+        )
+    return rows, method
+
+
+Row = tuple[int, Example]
+"""An index in the data set, and its example."""
+Placed = tuple[Row, bool]
+"""A row of a batch, and whether it is wanted: others fill it up."""
+
+
 @dataclass(frozen=True)
 class Translated:
     """One finished image."""
@@ -153,12 +200,13 @@ def translate_all(
     method: Method,
     mesh: Mesh,
     tile: Tile | None = None,
+    memory: float = math.inf,
 ) -> Iterator[list[Translated]]:
     """Translates dataset[i] for i in each block of at most batch_size indices; gives a list for every block.
 
     A device does a block at a time, whatever the number of devices: where the same block is asked for again, every
     image has its place again, and the same bytes; in another block they are equal to rounding only. A block may be
-    empty.
+    empty. What does not fit into `memory`, bytes of a device, is done in smaller parts, which stderr tells.
 
     tile: what the networks see at once, overlapping its neighbours; None for all of an image. Images that are smaller
     are extended by their mirror image, and that and the padding of a batch are cut off again. While blocks are
@@ -169,11 +217,17 @@ def translate_all(
         denoiser, segmenter = tiled(denoiser, tile), tiled(segmenter, tile)
     denoiser, segmenter, schedule, knobs = replicate((denoiser, segmenter, schedule, knobs), mesh)
 
-    def begun(rows: list[tuple[int, Example]]) -> tuple[Array, Array, Array]:
+    def covered(example: Example) -> tuple[int, int]:
+        size = example.image.shape[0], example.image.shape[1]
+        return size if tile is None else covered_size(size, tile, mixed=dataset.size is None)
+
+    @cache
+    def fitting(size: tuple[int, int]) -> tuple[int, Method]:
+        return affordable(denoiser, segmenter, schedule, knobs, size, batch_size, method, mesh, memory)
+
+    def begun(rows: list[Row], method: Method) -> tuple[Array, Array, Array]:
         pairs = [(example.image, example.known_labels()) for _, example in rows]
-        if tile is not None:
-            size = covered_size(pairs[0][0].shape[:2], tile, mixed=dataset.size is None)
-            pairs = [cover(image, labels, size) for image, labels in pairs]
+        pairs = [cover(image, labels, covered(rows[0][1])) for image, labels in pairs]
         image, labels = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
         ids = np.array([dataset.image_id(index) for index, _ in rows], np.int32)
         data = shard((image, labels, ids), mesh)
@@ -182,8 +236,12 @@ def translate_all(
     rest, running = iter(blocks), None
     while together := list(islice(rest, mesh.size)):
         examples = [list(readable(dataset, block)) for block in together]
-        batches = _by_size(examples, batch_size, mesh.size)
-        before, running = running, (examples, [(batch, begun([row for row, _ in batch])) for batch in batches])
+        batches = []
+        for alike in _by_size(examples):
+            few, fits = fitting(covered(next(rows[0] for rows in alike if rows)[1]))
+            parts = _placed(alike, few, mesh.size)
+            batches += [(placed, begun([row for row, _ in placed], fits)) for placed in parts]
+        before, running = running, (examples, batches)
         if before is not None:
             yield from _finished(*before)
     if running is not None:
@@ -195,23 +253,21 @@ def in_blocks(indices: Iterable[int], batch_size: int) -> list[list[int]]:
     return [list(block) for _, block in groupby(indices, lambda index: index // batch_size)]
 
 
-Row = tuple[int, Example]
-"""An index in the data set, and its example."""
-
-
-Placed = tuple[Row, bool]
-"""A row of a batch, and whether it is wanted: others fill it up."""
-
-
-def _by_size(blocks: list[list[Row]], batch_size: int, devices: int) -> Iterator[list[Placed]]:
-    """Batches of one size each: batch_size rows for every device, those of its block, filled up with copies."""
+def _by_size(blocks: list[list[Row]]) -> Iterator[list[list[Row]]]:
+    """The blocks' rows of one size after the other."""
     for size in dict.fromkeys(example.image.shape for block in blocks for _, example in block):
-        alike = [[row for row in block if row[1].image.shape == size] for block in blocks]
-        other = next(rows[-1] for rows in alike if rows)
+        yield [[row for row in block if row[1].image.shape == size] for block in blocks]
+
+
+def _placed(blocks: list[list[Row]], few: int, devices: int) -> Iterator[list[Placed]]:
+    """Batches of `few` rows for every device, those of its block, filled up with copies."""
+    for first in range(0, max(map(len, blocks)), few):
+        parts = [block[first : first + few] for block in blocks] + [[]] * (devices - len(blocks))
+        other = next(rows[-1] for rows in parts if rows)
         placed: list[Placed] = []
-        for rows in alike + [[]] * (devices - len(alike)):
+        for rows in parts:
             copy = rows[-1] if rows else other
-            placed += [(row, True) for row in rows] + [(copy, False)] * (batch_size - len(rows))
+            placed += [(row, True) for row in rows] + [(copy, False)] * (few - len(rows))
         yield placed
 
 

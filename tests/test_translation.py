@@ -12,6 +12,7 @@ from jax.tree_util import Partial
 from toys import CLASSES, labels, mixing_segmenter, short_schedule, smooth_denoiser
 
 from sgg_jax.data.dataset import ClassInfo, Example
+from sgg_jax.errors import InputError
 from sgg_jax.guidance import VARIANTS
 from sgg_jax.sampling import Knobs, Method, ancestral, ddim
 from sgg_jax.translation import in_blocks, trace, translate, translate_all
@@ -237,3 +238,33 @@ def test_a_trace_tells_the_cross_entropy_of_the_known_pixels():
             known = np.argwhere(data[1][i] != VOID)
             wanted = -np.mean([log_p[i, y, x, data[1][i, y, x]] for y, x in known])
             assert look.cross_entropy[i] == pytest.approx(wanted, rel=1e-3)
+
+
+def test_what_does_not_fit_is_done_in_smaller_parts(four_devices, capsys):
+    """A bound between what one image needs and what four do; the same images but for rounding."""
+    toy = Toy(scene(7))
+
+    def translated(memory):
+        found = translate_all(
+            smooth_denoiser(), mixing_segmenter(), short_schedule(), toy, [range(4), range(4, 7)], KNOBS, batch_size=4,
+            method=SGG, mesh=four_devices, memory=memory,
+        )  # fmt: skip
+        blocks = list(found)
+        assert [[done.index for done in block] for block in blocks] == [[0, 1, 2, 3], [4, 5, 6]]
+        return np.stack([done.image for block in blocks for done in block])
+
+    def needed(rows, pairs):
+        data = (jax.ShapeDtypeStruct((4 * rows, *part.shape[1:]), part.dtype) for part in toy.data)
+        networks, method = (smooth_denoiser(), mixing_segmenter()), SGG._replace(microbatch=pairs)
+        lowered = translate.lower(*networks, short_schedule(), *data, KNOBS, method=method, mesh=four_devices)
+        found = lowered.compile().memory_analysis()
+        return found.temp_size_in_bytes + found.argument_size_in_bytes + found.output_size_in_bytes
+
+    least, most = needed(1, 1), needed(4, 4)
+    assert least < most
+    whole = translated(most * 1.5)
+    assert capsys.readouterr().err == ""
+    rounding(translated(least * 1.05), whole)
+    assert "1 images and 1 pairs at once on a device, in place of 4 and 4, to fit into" in capsys.readouterr().err
+    with pytest.raises(InputError, match="lower translate.tile"):
+        translated(least / 4)
