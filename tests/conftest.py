@@ -49,3 +49,8 @@ def one_device() -> Mesh:
 @pytest.fixture(scope="session")
 def four_devices() -> Mesh:
     return jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes comes first, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("whole") is None)
