@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sgg_jax.errors import InputError
+from sgg_jax.types import Array
 
 
 def data_mesh() -> Mesh:
@@ -70,10 +71,14 @@ def _put(tree: Any, shardings: Any) -> Any:
 
 def copies(tree: Any, mesh: Mesh) -> Any:
     """Copies of arrays that lie as `weight_sharding` says; of other hosts' parts, too: then whole, in numpy."""
-    if mesh.is_multi_process:
-        whole = jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(mesh, P()))
-        return jax.tree.map(lambda leaf: np.asarray(whole(leaf).addressable_data(0)), tree)
-    return jax.tree.map(jnp.copy, tree)
+    if not mesh.is_multi_process:
+        return jax.tree.map(jnp.copy, tree)
+    gather = jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(mesh, P()))
+
+    def whole(leaf: Array) -> np.ndarray:
+        return np.array((leaf if leaf.is_fully_replicated else gather(leaf)).addressable_data(0))
+
+    return jax.tree.map(whole, tree)
 
 
 def keep_spread(tree: Any, mesh: Mesh) -> Any:

@@ -12,11 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
@@ -78,13 +79,15 @@ def agreed(value: int) -> int:
     return value if count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
+_any = jax.jit(jnp.any)
+
+
 class Stops:
     """Whether any host was asked to stop: every host is told in the same step. Call it once a step."""
 
     def __init__(self, mesh: Mesh):
         self._sharding = NamedSharding(mesh, P(mesh.axis_names))
         self._mine = len(mesh.local_devices)
-        self._any = jax.jit(lambda asked: asked.any())
         self._before: Any = False
 
     def __call__(self) -> bool:
@@ -92,9 +95,8 @@ class Stops:
         if count() == 1:
             return asked
         before = bool(self._before)  # of the step before this one: reading it does not starve the devices
-        self._before = self._any(
-            jax.make_array_from_process_local_data(self._sharding, np.full(self._mine, asked, bool))
-        )
+        everyone = jax.make_array_from_process_local_data(self._sharding, np.full(self._mine, asked, bool))
+        self._before = _any(everyone)
         return before
 
 
@@ -106,6 +108,8 @@ class _Job:
         self.needed = threading.Event()  # whether this host cannot go on without the others
         self._heard = {host: ("", time.monotonic()) for host in range(count()) if host != number()}
         self._left = threading.Event()
+        self._watch = threading.Thread(target=self._look_after, name="hosts", daemon=True)
+        self._watch.start()
 
     def tell(self, text: str) -> None:
         write_text(self.directory / f"host-{number()}", text)
@@ -126,7 +130,7 @@ class _Job:
                 found[host] = said.removeprefix(GONE).strip(": ")
         return found
 
-    def watch(self) -> None:
+    def _look_after(self) -> None:
         beats, stop = 0, self.directory / "stop"
         while not self._left.wait(1.0):
             beats += 1
@@ -146,9 +150,11 @@ class _Job:
     def leave(self, why: str) -> None:
         """Tells the others that this host leaves. Host 0 waits for them, since they cannot do without its service."""
         self._left.set()
+        self._watch.join(5.0)
         if not leads():
             jax.distributed.shutdown()  # before host 0 is told, whose end would abort this process
-        self.tell(f"{GONE}: {why}")
+        with suppress(OSError):  # where the directory is gone, silence tells
+            self.tell(f"{GONE}: {why}")
         until = time.monotonic() + SILENT
         while leads() and len(self.gone()) < len(self._heard) and time.monotonic() < until:
             time.sleep(0.2)
@@ -168,8 +174,7 @@ def joined(workdir: Path) -> Iterator[None]:
         with alone(workdir):
             yield
         return
-    token = agreed(secrets.randbelow(2**31))
-    directory = workdir / "jobs" / str(token)
+    directory = workdir / "jobs" / str(agreed(secrets.randbelow(2**31)))
     if leads():
         with alone(workdir):
             shutil.rmtree(directory.parent, ignore_errors=True)
@@ -191,7 +196,6 @@ def joined(workdir: Path) -> Iterator[None]:
 def _taking_part(directory: Path) -> Iterator[None]:
     global _job
     _job = job = _Job(directory)
-    threading.Thread(target=job.watch, name="hosts", daemon=True).start()
     why = "it ended"
     try:
         yield

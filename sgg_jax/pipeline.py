@@ -102,7 +102,8 @@ def run_stage(run: Experiment, name: str) -> None:
         result = STAGES[name](run)
     if hosts.leads():
         run.stages.finish(name, {**result, "made": made(run)}, began)
-    hosts.wait_for(lambda: is_finished(run, name))
+    else:
+        hosts.wait_for(lambda: is_finished(run, name))
 
 
 def run_all(run: Experiment) -> None:
