@@ -242,7 +242,7 @@ def get_config() -> ConfigDict:
             # Largest guidance-to-noise ratio before `scale`, 0 for no limit: the first are many times the noise.
             clip_ratio=0.5,
             interval=(0.0, 1.0),  # guide only at steps low * N <= k < high * N
-            batch_size=16,  # images at once, on each device
+            batch_size=8,  # images at once, on each device; of 48x96, 8 are 16 % faster on two cores than 16
             microbatch=16,  # (image, class) pairs that lcg's segmenter sees at once, on each device
             # GiB that translations may take of a device, 0 for all that it has. What needs more is done with fewer
             # images and pairs at once, and stderr says how many.
