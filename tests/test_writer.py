@@ -192,6 +192,47 @@ def test_what_goes_wrong_behind_is_raised(tmp_path: Path, monkeypatch: pytest.Mo
     assert index < 39
 
 
+# ---- several hosts
+
+
+def host(directory: Path, number: int, job: str = "7") -> TranslationWriter:
+    return TranslationWriter(str(directory), CLASSES, job=job, host=number)
+
+
+def test_hosts_write_together_what_one_writes(tmp_path: Path) -> None:
+    writers = [host(tmp_path / "d", number) for number in (0, 1)]
+    for index in (3, 1, 0, 2, 1):  # one of them twice
+        writers[index % 2].write(f"{index:07d}", *pair(index), {"image_id": index})
+    writers[0].write("0000001", *pair(1), {"image_id": 1})  # and by another host
+    assert not (tmp_path / "d" / "manifest.jsonl").exists() and len(writers[0].parts()) == 2
+    writers[0].gather()
+    assert writers[0].parts() == [] and files(tmp_path / "d") == whole(tmp_path)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_what_a_killed_job_left_is_finished_for_all_hosts_of_the_next(tmp_path: Path, first: int) -> None:
+    for number in (0, 1):
+        host(tmp_path, number).write(f"{number:07d}", *pair(number), {"image_id": number})
+    part = tmp_path / "manifest.7-1.part"
+    part.write_bytes(part.read_bytes() + b'{"name": "00000')  # cut short
+    for number in (first, 1 - first):
+        assert host(tmp_path, number, "8").finished() == {"0000000", "0000001"}
+    assert not list(tmp_path.glob("*.part"))
+    assert len((tmp_path / "manifest.jsonl").read_text().splitlines()) == 2
+
+
+def test_host_0_removes_half_files_of_other_jobs_only(tmp_path: Path) -> None:
+    host(tmp_path, 1)
+    folder = tmp_path / "leftImg8bit" / "train" / "all"
+    own, old = folder / ".a.png.8-1.tmp", folder / ".a.png.7-1.tmp"
+    for path in (own, old):
+        path.write_bytes(b"half")
+    host(tmp_path, 1, "8")
+    assert own.exists() and old.exists()
+    host(tmp_path, 0, "8")
+    assert own.exists() and not old.exists()
+
+
 # ---- interruption
 
 
