@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -127,16 +128,17 @@ def test_two_thousand_steps_hold_on_to_nothing(tmp_path, one_device):
     recipe, found = replace(RECIPE, steps=2500, save_every=250), {}
 
     def batches(step):
-        if step in (500, 2499):
+        if step in (490, 2490):
+            time.sleep(2)  # training waits for this batch: no checkpoint is on its way any more
             gc.collect()
             found[step] = held()
         return batch(step)
 
     train(tmp_path, one_device, batches, recipe=recipe)
     assert make_step(squares, RECIPE.rule, one_device)._cache_size() == 1
-    (before, files_before), (after, files_after) = found[500], found[2499]
+    (before, files_before), (after, files_after) = found[490], found[2490]
     assert after - before < 20 * 2**20
-    assert abs(files_after - files_before) <= 4  # a checkpoint may be on its way
+    assert files_after <= files_before
 
 
 @pytest.mark.parametrize("stops", [(0,), (3,), (4,), (6,), (10,), (2, 5, 9)])
