@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the run's directory")
     hosts = found.add_argument_group("several hosts (found by themselves on Cloud TPU, Slurm, MPI and Kubernetes)")
     hosts.add_argument("--coordinator", default="", metavar="ADDRESS:PORT", help="of host 0, the same on all hosts")
-    hosts.add_argument("--hosts", default=0, type=int, metavar="N", help="how many there are")
+    hosts.add_argument("--hosts", default=0, type=int, metavar="N", help="how many there are; 1: this one alone")
     hosts.add_argument("--host", default=-1, type=int, metavar="I", help="which one this is, from 0")
     return found
 

@@ -37,10 +37,12 @@ def connect(coordinator: str = "", hosts: int = 0, host: int = -1) -> None:
     """Connects this process to the others of its job; call it before anything else is done with jax.
 
     coordinator: "address:port" of host 0; hosts: how many there are; host: which one this is. Without them, what
-    Cloud TPU, Slurm, MPI or Kubernetes tell is taken, and nothing is done where there is none of these. InputError
-    where only some are given.
+    Cloud TPU, Slurm, MPI or Kubernetes tell is taken, and nothing is done where there is none of these, or where
+    `hosts` alone is 1. InputError where only some are given, or where the others cannot be reached.
     """
     given: dict[str, Any] = {}
+    if hosts == 1 and not coordinator:
+        return
     if coordinator or hosts or host >= 0:
         if not coordinator or not 0 <= host < hosts:
             raise InputError(
@@ -48,17 +50,20 @@ def connect(coordinator: str = "", hosts: int = 0, host: int = -1) -> None:
                 "counted from 0"
             )
         given = {"coordinator_address": coordinator, "num_processes": hosts, "process_id": host}
+    elif "KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" not in os.environ:
+        return  # a pod, but not one of a job's
     # a host that is lost ends the others where they need it (`needed`), and not while they share translations
     jax.config.update("jax_enable_recoverability", True)
     jax.config.update("jax_enable_preemption_service", False)  # signals are stopping.py's
     try:
         jax.distributed.initialize(**given, heartbeat_timeout_seconds=int(SILENT), shutdown_timeout_seconds=10)
-    except ValueError:
-        if given:
-            raise
-    except RuntimeError as error:
+    except Exception as error:  # of jax, or of what it asks about the cluster
         reason = str(error).strip().split("\n")[0]
-        raise InputError(f"this host cannot be connected to the others ({reason})") from error
+        if isinstance(error, ValueError) and not given:
+            return  # no cluster
+        raise InputError(
+            f"this host cannot be connected to the others ({reason}): mend that, or run on it alone with --hosts 1"
+        ) from error
 
 
 def count() -> int:

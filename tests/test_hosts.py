@@ -180,6 +180,30 @@ def test_all_three_flags_are_needed():
         hosts.connect("127.0.0.1:1", 2, 2)
 
 
+@pytest.mark.parametrize("environment", [{}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}])
+def test_where_no_cluster_is_nothing_is_connected(environment, monkeypatch):
+    def asked(**_):
+        raise ValueError("coordinator_address should be defined.")  # what jax says then
+
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(jax.distributed, "initialize", asked)
+    hosts.connect()
+    assert hosts.count() == 1
+
+
+def test_a_cluster_that_cannot_be_reached_is_told_with_a_way_out(monkeypatch):
+    def asked(**_):
+        raise RuntimeError("Kubernetes API Error: 403\nmore")
+
+    monkeypatch.setattr(jax.distributed, "initialize", asked)
+    with pytest.raises(
+        InputError, match=r"\(Kubernetes API Error: 403\): mend that, or run on it alone with --hosts 1"
+    ):
+        hosts.connect()
+    hosts.connect(hosts=1)
+
+
 def test_alone_there_is_nobody_to_wait_for(tmp_path):
     with hosts.joined(tmp_path):
         assert (hosts.count(), hosts.number(), hosts.leads(), hosts.token()) == (1, 0, True, "")
