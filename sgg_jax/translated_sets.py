@@ -18,7 +18,7 @@ from sgg_jax.report.pictures import colorize, save, sheet
 from sgg_jax.results import curve_rows
 from sgg_jax.sampling import Method
 from sgg_jax.translation import Translated, in_blocks, translate_all
-from sgg_jax.types import Params
+from sgg_jax.types import Denoiser, Params
 
 SHEET = "before_after.png"
 LEASES = ".leases"
@@ -50,14 +50,7 @@ def translate_into(
     if missing:
         leases = Leases(lent, range(len(blocks)), hosts.number(), hosts.count())
         schedule, denoiser = run.schedule(depth, steps), run.denoiser()
-        common = {
-            "depth": depth,
-            "seed": run.config.seed,
-            "guidance": guidance or run.config.translate.guidance,
-            "scale": float(run.knobs.scale),
-            "guide": digest(guide),
-            "denoiser": digest(denoiser),
-        }
+        common = _record_of_set(run, guide, denoiser, depth, guidance or run.config.translate.guidance)
         translations = translate_all(
             denoiser,
             run.segmenter(guide),
@@ -105,6 +98,18 @@ def _clear(directory: Path, but: Path | None = None) -> None:
     for old in directory.glob(f"{LEASES}*"):
         if old != but or hosts.count() == 1:
             shutil.rmtree(old)
+
+
+def _record_of_set(run: Experiment, guide: Params, denoiser: Denoiser, depth: int, guidance: str) -> dict[str, Any]:
+    """What the manifest says of every image of a set."""
+    return {
+        "depth": depth,
+        "seed": run.config.seed,
+        "guidance": guidance,
+        "scale": float(run.knobs.scale),
+        "guide": digest(guide),
+        "denoiser": digest(denoiser),
+    }
 
 
 def _record(source: Dataset, done: Translated, used: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sgg_jax.checkpoints import SEAL, Checkpoints, load_weights, newest
-from sgg_jax.devices import replicate
+from sgg_jax.devices import copies, replicate
 from sgg_jax.errors import InputError
 from sgg_jax.records import read_json
 
@@ -74,14 +74,16 @@ def test_round_trip_of_both_items(checkpoint):
     assert_equal(state, {"params": tree(105), "step": jnp.int32(5)})
 
 
-def test_what_was_handed_over_may_be_donated_at_once(tmp_path):
+def test_what_is_saved_are_copies_that_outlive_a_donation(tmp_path, one_device):
     """The next training step overwrites the state while its checkpoint is still being written."""
     add = jax.jit(lambda x: x + 1, donate_argnums=0)
     with Checkpoints(tmp_path / "c") as checkpoints:
         weights = jnp.zeros(1_000_000)
-        checkpoints.save(1, {"x": weights}, {"x": weights})
+        copied = copies({"x": weights}, one_device)
+        checkpoints.save(1, copied, copied)
         for _ in range(3):
             weights = add(weights)
+    assert not copied["x"].is_deleted() and not np.asarray(copied["x"]).any()
     assert not np.asarray(load_weights(tmp_path / "c", {"x": jnp.ones(1_000_000)})["x"]).any()
 
 
