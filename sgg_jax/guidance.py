@@ -148,7 +148,7 @@ def at_denoised(guidance: Guidance) -> Guidance:
 
     def guide(point: Point) -> Array:
         seen = predict_image(point.row, point.x, point.eps)
-        return guidance(replace(point, seen=seen)) / point.row.image_scale
+        return guidance(replace(point, seen=seen)) * point.row.inverse_scale
 
     return guide
 

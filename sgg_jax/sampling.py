@@ -105,7 +105,7 @@ def ddim(eta: float) -> Sampler:
     ) -> tuple[NoisyImage, Array]:
         guided = eps - row.noise_scale * gradient
         image = jnp.clip(predict_image(row, x, guided), -limit, limit)
-        implied = (x - row.image_scale * image) / row.noise_scale
+        implied = (x - row.image_scale * image) * (1 / row.noise_scale)
         drawn = eta * jnp.sqrt(row.variance) * noise
         return row.image_scale_prev * image + direction(row) * implied + drawn, image
 

@@ -23,6 +23,7 @@ from sgg_jax.types import Array, Image, NoisyImage, StepIndex
         "beta",
         "image_scale",
         "noise_scale",
+        "inverse_scale",
         "image_scale_prev",
         "noise_scale_prev",
         "variance",
@@ -44,6 +45,7 @@ class Step:
     beta: Array  # variance of q(x_k | x_{k-1})
     image_scale: Array  # sqrt(alpha-bar_k): x_k = image_scale * image + noise_scale * noise
     noise_scale: Array  # sqrt(1 - alpha-bar_k)
+    inverse_scale: Array  # 1 / image_scale; products leave XLA no choice how to divide (test_translation.py)
     image_scale_prev: Array  # the same of x_{k-1}; 1 at index 0
     noise_scale_prev: Array  # 0 at index 0
     variance: Array  # posterior variance beta-tilde, DDPM Eq. 7; 0 at index 0
@@ -67,7 +69,8 @@ class NoiseSchedule:
 
     def row(self, index: Array | int) -> Step:
         """Constants of the reverse step `index` (int32 [], traced or not)."""
-        return jax.tree.map(lambda column: column[index], self.table)
+        pick = partial(jax.lax.dynamic_index_in_dim, keepdims=False, allow_negative_indices=False)
+        return jax.tree.map(lambda column: pick(column, index), self.table)
 
     def __len__(self) -> int:
         return int(self.table.step.shape[0])
@@ -126,6 +129,7 @@ def respace(betas: np.ndarray, depth: int, steps: int, spacing: str = "even") ->
         beta=beta,
         image_scale=np.sqrt(alpha_bars),
         noise_scale=np.sqrt(1 - alpha_bars),
+        inverse_scale=1 / np.sqrt(alpha_bars),
         image_scale_prev=np.sqrt(before),
         noise_scale_prev=np.sqrt(1 - before),
         variance=beta * (1 - before) / (1 - alpha_bars),
@@ -163,7 +167,7 @@ def add_noise(row: Step, image: Image, noise: Array) -> NoisyImage:
 
 def predict_image(row: Step, x: NoisyImage, eps: Array) -> Image:
     """x0-hat, the image that x and its predicted noise imply: DDPM Eq. 4 solved for x_0."""
-    return (x - row.noise_scale * eps) / row.image_scale
+    return (x - row.noise_scale * eps) * row.inverse_scale
 
 
 def posterior_mean(row: Step, image: Image, x: NoisyImage) -> Array:
