@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from sgg_jax import hosts
+from sgg_jax import hosts, stopping
 from sgg_jax.checks import check, claim
 from sgg_jax.comparison import Comparison, compare
 from sgg_jax.data.exports import export
@@ -156,7 +156,12 @@ def export_streets(run: Experiment) -> None:
             )
         directory = run.workdir / "streets" / role
         with Progress(len(dataset), f"export {role}", unit="image") as progress:
-            export(dataset, str(directory), progress.advance, places)
+
+            def advance(progress: Progress = progress) -> None:
+                progress.advance()
+                stopping.check()
+
+            export(dataset, str(directory), advance, places)
         say(f"{role}: {len(dataset)} images in {directory}")
 
 

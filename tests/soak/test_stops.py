@@ -1,4 +1,5 @@
-"""Long: all stages through the real command line, killed 25 times or asked to stop 12 times, end as if left alone.
+"""Long: all stages through the real command line, killed 25 times or asked to stop 12 times, end as if left alone; and
+every stage by itself is asked to stop as it begins, and while it runs.
 
 `compare` runs every stage that it needs, without the calibration that `run` begins with; `evaluate` scores the rest.
 
@@ -46,10 +47,14 @@ def place(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("stops")
 
 
-def start(workdir: Path, stage: str = "compare") -> subprocess.Popen:
+def start(workdir: Path, stage: str = "compare", log: Path | None = None) -> subprocess.Popen:
+    """log: a file for all that it says."""
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled")}
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     line = [sys.executable, "main.py", stage, *TINY, "--workdir", str(workdir)]
+    if log is not None:
+        with log.open("w") as file:
+            return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
     streams = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     return subprocess.Popen(line, cwd=ROOT, env=environment, **streams)
 
@@ -123,3 +128,29 @@ def test_a_run_that_is_interrupted_ends_as_one_left_alone(place, alone, number, 
     finish(workdir)
     assert digests(workdir) == alone
     print(f"{number.name}: {len(alone)} digests, all equal to those of a run left alone", flush=True)
+
+
+STAGES = (
+    *("check_data", "prepare_data", "export_streets", "train_denoiser", "train_segmenter", "adapt", "translate"),
+    *("train_student", "compare", "evaluate", "report"),
+)
+
+
+def test_every_stage_stops_when_it_is_asked_to(place):
+    """By either signal; the same command then ends it."""
+    workdir, chance = place / "stage by stage", random.Random(1)
+    for stage in STAGES:
+        for number, seconds in ((signal.SIGTERM, 0.0), (signal.SIGINT, chance.uniform(0, 5))):
+            process = start(workdir, stage, log := place / "log")
+            while process.poll() is None and log.stat().st_size == 0:
+                time.sleep(0.02)
+            time.sleep(seconds)
+            asked = time.monotonic()
+            process.send_signal(number)
+            code = process.wait(timeout=60)
+            said, took = log.read_text(), time.monotonic() - asked
+            assert code in (EXIT_CODE, 0) and "Traceback" not in said, said
+            assert took < 12
+            print(f"{stage}: {number.name} after {seconds:.1f} s, ended {took:.1f} s later with {code}", flush=True)
+        process = start(workdir, stage, log)
+        assert process.wait() == 0, log.read_text()
