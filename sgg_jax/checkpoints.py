@@ -7,9 +7,12 @@ import hashlib
 import json
 import logging
 import sys
+import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +27,8 @@ SEAL = "seal.json"
 """In a checkpoint's directory: {"files": {name: SHA-256}, what `Checkpoints` was given as `about`, and "seal": the
 SHA-256 of all that}."""
 ITEMS = ("state", "weights")
+SLOW = 10.0
+"""Seconds of waiting for the save before, from which on stderr tells that the directory is slow."""
 SET_ASIDE = ".damaged"
 """Ending of the name that a damaged checkpoint is given, so that its step can be written again."""
 
@@ -38,7 +43,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int = 2, about: dict[str, Any] | None = None):
         self.directory, self.about = directory, about or {}
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs tracebacks of what it also raises
+        _mute()
         self._pool = ThreadPoolExecutor(1, "seal")
         self._sealing: Future[None] | None = None
         self.manager: ocp.CheckpointManager | None = None
@@ -73,7 +78,16 @@ class Checkpoints:
 
         InputError where this save, or the one before it, cannot be written.
         """
+        began = time.monotonic()
         self._sealed()
+        waited = time.monotonic() - began
+        if waited > SLOW:
+            print(
+                f"training waited {waited:.0f} s for the checkpoint before this one to be written: raise save_every, "
+                f"or take a faster directory than {self.directory}",
+                file=sys.stderr,
+                flush=True,
+            )
         self._latest = step
         if self.manager is None:
             return
@@ -114,6 +128,16 @@ class Checkpoints:
         self._sealed()
         assert self._latest is not None
         return _restore(self.directory, self._latest, item, like)
+
+
+@cache
+def _mute() -> None:
+    """Quiet what orbax logs besides raising it, and what threads and tasks of a save that failed complain of later."""
+    for logger in ("absl", "asyncio"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    others = sys.unraisablehook
+    sys.unraisablehook = lambda found: None if str(found.exc_value) == "Event loop is closed" else others(found)
 
 
 def _manager(directory: Path, keep: int) -> ocp.CheckpointManager:

@@ -29,6 +29,7 @@ from sgg_jax.report.check import contact_sheet, spread, summary_text
 from sgg_jax.report.pictures import save
 from sgg_jax.report.tables import text_table
 from sgg_jax.roles import OPTIONAL, ROLES, choose, class_table, open_role
+from sgg_jax.workdir import alone
 
 RENDERED = 64  # examples of streets that are looked at: they are drawn, not read, all by the same code
 SHOWN = 20  # errors on the screen; all are in report.json
@@ -231,5 +232,7 @@ DATA_STAGES: dict[str, Callable[[ConfigDict, Path], int]] = {"check_data": check
 
 
 def main(stage: str, config: ConfigDict, workdir: Path) -> int:
-    """The exit code of a stage: 0, or 1 if it found errors in the data. InputError where the config is wrong."""
-    return DATA_STAGES[stage](config, workdir)
+    """The exit code of a stage: 0, or 1 if it found errors in the data. InputError where the config is wrong, or where
+    another process holds the directory."""
+    with alone(workdir):
+        return DATA_STAGES[stage](config, workdir)

@@ -12,8 +12,9 @@ import time
 
 EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h: try again later."""
-PATIENCE = 10.0
-"""Seconds that a loop has to end its step; or one and a half times as long as its last step took, if that is more."""
+PATIENCE = 8.0
+"""Seconds that a loop has to end its step, so that it is saved within ten; or one and a half times as long as its last
+step took, if that is more."""
 
 
 class Stopped(KeyboardInterrupt):

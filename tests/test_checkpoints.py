@@ -289,6 +289,48 @@ def test_a_disk_that_is_full_at_any_byte_leaves_the_checkpoint_before(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_directory_that_is_slow_is_told(tmp_path, capsys, monkeypatch):
+    seal = Checkpoints._seal
+    monkeypatch.setattr(Checkpoints, "_seal", lambda *given: (time.sleep(0.5), seal(*given)))
+    for slow, told in ((60.0, 0), (0.2, 1)):
+        monkeypatch.setattr("sgg_jax.checkpoints.SLOW", slow)
+        with Checkpoints(tmp_path / str(slow)) as written:
+            for step in (1, 2):
+                written.save(step, tree(step), tree(step))
+        assert (
+            capsys.readouterr().err.count("for the checkpoint before this one to be written: raise save_every") == told
+        )
+        assert newest(tmp_path / str(slow)) == 2
+
+
+VANISHING = """
+import sys, time
+from pathlib import Path
+import jax.numpy as jnp
+from sgg_jax.checkpoints import Checkpoints
+from sgg_jax.errors import InputError
+for number in range(4):
+    place = Path(sys.argv[1]) / str(number)
+    try:
+        with Checkpoints(place / "checkpoints") as checkpoints:
+            state, weights = ({str(i): jnp.ones((100, 500)) for i in range(60)} for _ in range(2))
+            checkpoints.save(1, state, weights)
+            time.sleep(0.01 * number)
+            place.rename(place.with_name(f"{number} is away"))
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_a_directory_that_vanishes_is_a_sentence(tmp_path):
+    """While a checkpoint is written into it; and orbax' threads say nothing beside it."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
+    line = [sys.executable, "-c", VANISHING, str(tmp_path)]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.count("mend the directory and run again") == len(done.stdout.splitlines()) >= 3
+
+
 def test_a_checkpoint_of_four_devices_is_read_on_one(tmp_path, four_devices):
     """As on a laptop after training on a larger machine: another process, which has one device."""
     spread = replicate(tree(5), four_devices)

@@ -104,7 +104,7 @@ def test_patience_grows_with_the_last_step(monkeypatch):
         signals.look()
         found.append(signals.patience)
         now[0] += seconds
-    assert found == [10.0, 10.0, 90.0, 30.0]
+    assert found == [8.0, 8.0, 90.0, 30.0]
 
 
 def test_nothing_stops_unasked():

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from configs import quick
+from sgg_jax import data_stages
 from sgg_jax.errors import InputError
 from sgg_jax.workdir import alone
 
@@ -33,6 +35,9 @@ def test_a_second_run_in_a_directory_is_told_who_holds_it(tmp_path):
     try:
         with pytest.raises(InputError, match=rf"run is in use by process {process.pid} on .*, since 20.*--workdir"):
             alone(tmp_path / "run").__enter__()
+        for stage in data_stages.DATA_STAGES:
+            with pytest.raises(InputError, match="run is in use by process"):
+                data_stages.main(stage, quick.get_config(), tmp_path / "run")
     finally:
         process.kill()
         process.communicate()

@@ -123,7 +123,7 @@ def test_a_run_that_is_interrupted_ends_as_one_left_alone(place, alone, number, 
             break
         assert process.returncode == (EXIT_CODE if number == signal.SIGTERM else -number), complaints
         assert "Traceback" not in complaints
-        assert seconds < 12
+        assert seconds < 15
         print(f"{number.name} {time_ + 1}: {seconds:.1f} s, finished: {', '.join(finished(workdir))}", flush=True)
     finish(workdir)
     assert digests(workdir) == alone
@@ -150,7 +150,7 @@ def test_every_stage_stops_when_it_is_asked_to(place):
             code = process.wait(timeout=60)
             said, took = log.read_text(), time.monotonic() - asked
             assert code in (EXIT_CODE, 0) and "Traceback" not in said, said
-            assert took < 12
+            assert took < 15  # ten, and the end of a Python that shares its cores
             print(f"{stage}: {number.name} after {seconds:.1f} s, ended {took:.1f} s later with {code}", flush=True)
         process = start(workdir, stage, log)
         assert process.wait() == 0, log.read_text()
