@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from sgg_jax.checkpoints import write_one
 from sgg_jax.collage import Donors, collage
 from sgg_jax.data.dataset import Dataset, readable
 from sgg_jax.data.fit import fitted
@@ -27,6 +30,7 @@ from sgg_jax.schedule import NoiseSchedule
 from sgg_jax.tiling import cover, covered_size, tile_count, tiled
 from sgg_jax.training import init_state, make_step
 from sgg_jax.translation import affordable, translate
+from sgg_jax.types import Params
 
 
 def timed(call: Callable[[], Any], repeats: int = 3) -> tuple[float, float]:
@@ -116,6 +120,20 @@ class Calibration:
 
         return timed(call)[0]
 
+    def saving(self, section: str) -> float:
+        """Seconds to write a checkpoint of the network of config.<section>, on the disk of temporary files."""
+        network = self.run.denoiser_network if section == "denoiser" else self.run.segmenter_network()
+        return self._once(("saving", network[0]), lambda: self._saving(section, network[1]))
+
+    def _saving(self, section: str, params: Params) -> float:
+        state = init_state(params, self.run.recipe(section))
+
+        def save() -> None:
+            with TemporaryDirectory() as place:
+                write_one(Path(place), state, state.ema)
+
+        return timed(save, repeats=1)[0]
+
     def translation_step(self, method: Method) -> float:
         """Seconds of one reverse step of a batch on every device, the mean of a few from all over the chain."""
         return self._once(method, lambda: self._translation_step(method))
@@ -144,7 +162,7 @@ class Calibration:
         return seconds / int(schedule.count)
 
     def compiling(self, method: Method) -> float:
-        """Seconds that compiling a translation took; what looks at its steps one by one compiles as much again."""
+        """Seconds that compiling a translation took."""
         self.translation_step(method)
         return self._compiling[method]
 

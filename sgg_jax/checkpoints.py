@@ -91,16 +91,12 @@ class Checkpoints:
         self._latest = step
         if self.manager is None:
             return
-        save = ocp.args.StandardSave
         with self._writing():
-            self.manager.save(step, args=ocp.args.Composite(state=save(state), weights=save(weights)))
+            _begin(self.manager, step, state, weights)
         self._sealing = self._pool.submit(self._seal, self.manager, step)
 
     def _seal(self, manager: ocp.CheckpointManager, step: int) -> None:
-        manager.wait_until_finished()
-        place = self.directory / str(step)
-        content = {"files": _digests(place), **self.about}
-        write_json(place / SEAL, {**content, "seal": _digest_of(content)})
+        _seal(manager, self.directory / str(step), self.about)
 
     def _sealed(self) -> None:
         """Waits for the last save."""
@@ -147,6 +143,24 @@ def _manager(directory: Path, keep: int) -> ocp.CheckpointManager:
     directory.mkdir(parents=True, exist_ok=True)
     handlers = {item: ocp.StandardCheckpointHandler(multiprocessing_options=_by_itself()) for item in ITEMS}
     return ocp.CheckpointManager(directory.resolve(), options=options, item_handlers=handlers)
+
+
+def _begin(manager: ocp.CheckpointManager, step: int, state: Any, weights: Any) -> None:
+    save = ocp.args.StandardSave
+    manager.save(step, args=ocp.args.Composite(state=save(state), weights=save(weights)))
+
+
+def _seal(manager: ocp.CheckpointManager, place: Path, about: dict[str, Any]) -> None:
+    manager.wait_until_finished()
+    content = {"files": _digests(place), **about}
+    write_json(place / SEAL, {**content, "seal": _digest_of(content)})
+
+
+def write_one(directory: Path, state: Any, weights: Any) -> None:
+    """A checkpoint of step 0, by this host alone, and waits until it is sealed: to see how long that takes."""
+    with _manager(directory, 1) as manager:
+        _begin(manager, 0, state, weights)
+        _seal(manager, directory / "0", {})
 
 
 def _by_itself() -> ocp.options.MultiprocessingOptions:

@@ -141,13 +141,14 @@ def _judging(calibration: Calibration) -> Row:
 
 
 def _looking(calibration: Calibration) -> Row:
-    """Held-out loss and samples of the denoiser, at the speed of an unguided reverse step."""
-    run = calibration.run
+    """Held-out loss and samples of the denoiser, at the speed of an unguided reverse step; either is compiled apart."""
+    run, method = calibration.run, calibration.run.method("none")
     held_out = run.datasets["val"] or run.datasets["test"]
     passes = len(HELD_OUT_LEVELS) * (len(held_out) if held_out else 0) + SAMPLES[0] * SAMPLES[1] * min(
         SAMPLE_STEPS, run.config.denoiser.total
     )
-    seconds = passes / calibration.together(run.method("none")) * calibration.translation_step(run.method("none"))
+    seconds = passes / calibration.together(method) * calibration.translation_step(method)
+    seconds += 2 * calibration.compiling(method)
     return Row("train_denoiser: a look", passes, 0.0, passes * calibration.flops("denoiser"), seconds)
 
 
@@ -155,7 +156,9 @@ def _training(calibration: Calibration, title: str, section: str, dataset: Datas
     recipe = calibration.run.recipe(section)
     kind = "denoiser" if section == "denoiser" else "segmenter"
     passes = 3.0 * runs * recipe.steps * recipe.batch_size  # forward, and a backward pass of twice that
-    seconds = runs * recipe.steps * calibration.training_step(section, dataset)
+    saves = -(-recipe.steps // recipe.save_every)
+    each = recipe.steps * calibration.training_step(section, dataset) + saves * calibration.saving(section)
+    seconds = runs * each
     counts = (passes, 0.0) if kind == "denoiser" else (0.0, passes)
     return Row(title, *counts, passes * calibration.flops(kind), seconds)
 

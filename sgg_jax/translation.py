@@ -107,7 +107,9 @@ def trace(
     given = Given(denoiser, segmenter, schedule, known, pairs, keys, knobs)
     count = int(schedule.count)
     x = add_noise(schedule.row(count - 1), to_float(jnp.asarray(image)), step_noise(keys, 0, image.shape[1:]))
-    state, looks = start(method, given, x), []
+    # where the networks lie, as after a step: else the first step would be compiled apart from the others
+    state = jax.device_put(start(method, given, x), jax.tree.leaves(denoiser)[0].sharding)
+    looks = []
     for done in range(count):
         row = schedule.row(count - 1 - done)
         predicted, cross_entropy = _look(denoiser, segmenter, row, state.x, known, knobs)

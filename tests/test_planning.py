@@ -25,7 +25,7 @@ def run(tmp_path, monkeypatch):
 def test_passes_and_seconds_are_counted(run):
     rows = {row.stage: row for row in plan(run, ["train_denoiser", "train_segmenter", "adapt", "translate"]).rows}
     assert rows["train_denoiser"].denoiser_passes == 3 * 4 * 4  # forward and backward, steps, images a step
-    assert rows["train_denoiser"].seconds == 4 * 2.0
+    assert rows["train_denoiser"].seconds == 4 * 2.0 + 2 * 2.0  # steps, checkpoints
     assert rows["train_segmenter"].segmenter_passes == 2 * 3 * 4 * 4  # source and judge
     assert rows["translate"].denoiser_passes == 6 * 3  # images, steps
     present = np.mean([len(np.unique(run.source[i].labels)) for i in range(6)])
