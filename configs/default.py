@@ -13,7 +13,7 @@ def training(steps: int, batch_size: int, learning_rate: float) -> ConfigDict:
             steps=steps,
             batch_size=batch_size,  # images a step, over all devices
             learning_rate=learning_rate,  # peak
-            optimizer="adamw",  # or "sgd", with momentum 0.9
+            optimizer="adamw",  # or "sgd", with momentum 0.9, or "muon", which learns more a step (docs/denoiser.md)
             schedule="cosine",  # of the learning rate, to 0; or "poly", (1 - t / steps)^power
             power=0.9,  # of "poly"
             warmup=100,  # steps

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
+from optax.contrib import MuonDimensionNumbers, muon
 
 from sgg_jax.errors import InputError
 from sgg_jax.types import Params
 
-OPTIMIZERS = ("adamw", "sgd")
+OPTIMIZERS = ("adamw", "sgd", "muon")
 SCHEDULES = ("cosine", "poly")
 MOMENTUM = 0.9
 
@@ -39,7 +40,9 @@ class Recipe:
     clip: float  # largest global norm of the gradient; 0 for any
     ema: float  # decay of the weight average, reached after a ramp (1 + t) / (10 + t)
     save_every: int  # steps between checkpoints
-    optimizer: str  # "adamw" (Loshchilov & Hutter 2019), or "sgd" with momentum 0.9 and decay in the gradient
+    # "adamw" (Loshchilov & Hutter 2019), "sgd" with momentum 0.9 and decay in the gradient, or "muon" (Jordan et al.
+    # 2024; steps as long as AdamW's, Liu et al. 2025), which takes AdamW for biases and norms
+    optimizer: str
     schedule: str  # "cosine" to 0, or "poly": (1 - t / steps)^power
     power: float
     b2: float  # decay of Adam's second moment
@@ -64,14 +67,30 @@ class Recipe:
 def optimizer(rule: Rule) -> optax.GradientTransformation:
     """The update for a learning rate of 1."""
     decay = optax.add_decayed_weights(rule.weight_decay, mask=None if rule.decay_all else kernels)
+    clip = (optax.clip_by_global_norm(rule.clip),) if rule.clip else ()
+    scales = optax.stateless(lambda updates, _: scaled(updates, rule.rates))
+    if rule.optimizer == "muon":
+        return optax.chain(*clip, _muon(rule), scales)
     # as PyTorch's: AdamW decays beside Adam's direction, SGD in the gradient that momentum gathers
     step = {
         "adamw": (optax.scale_by_adam(b1=MOMENTUM, b2=rule.b2), decay),
         "sgd": (decay, optax.trace(MOMENTUM)),
     }[rule.optimizer]
-    clip = (optax.clip_by_global_norm(rule.clip),) if rule.clip else ()
-    scales = optax.stateless(lambda updates, _: scaled(updates, rule.rates))
     return optax.chain(*clip, *step, scales, optax.scale(-1.0))
+
+
+def _muon(rule: Rule) -> optax.GradientTransformation:
+    def sides(params: Params) -> Params:
+        """A kernel [..., in, out] as a matrix: what is multiplied, and what comes out."""
+        return jax.tree.map(
+            lambda leaf, is_kernel: MuonDimensionNumbers(range(leaf.ndim - 1), leaf.ndim - 1) if is_kernel else None,
+            params, kernels(params),
+        )  # fmt: skip
+
+    return muon(
+        1.0, weight_decay=rule.weight_decay, adam_weight_decay=rule.weight_decay * rule.decay_all, adam_b1=MOMENTUM,
+        adam_b2=rule.b2, consistent_rms=0.2, muon_weight_dimension_numbers=sides,
+    )  # fmt: skip
 
 
 def dotted(path: Any) -> str:

@@ -46,6 +46,34 @@ def test_sgd_is_literal_momentum_with_decay_in_the_gradient(decay_all):
             np.testing.assert_allclose(found[part][name], weight, rtol=1e-5)
 
 
+def orthogonal(matrix):
+    """Newton and Schulz' iteration as Jordan et al. give it: singular values come near 1."""
+    matrix = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        square = matrix @ matrix.T
+        matrix = 3.4445 * matrix + (-4.7750 * square + 2.0315 * square @ square) @ matrix
+    return matrix
+
+
+def test_muon_is_literal_orthogonal_momentum_for_kernels():
+    """Of a convolution, too, whose inputs are one side of the matrix."""
+    rng = np.random.default_rng(0)
+    kernel, slopes = rng.standard_normal((3, 3, 2, 4)), rng.standard_normal((4, 3, 3, 2, 4))
+    transform = optimizer(replace(SGD, optimizer="muon").rule)
+    params = {"conv": {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.zeros(4)}}
+    state, literal, momentum = transform.init(params), kernel.reshape(18, 4), 0.0
+    for step, slope in enumerate(slopes, 1):
+        gradient = {"conv": {"kernel": jnp.asarray(slope, jnp.float32), "bias": jnp.ones(4)}}
+        updates, state = transform.update(gradient, state, params)
+        params = jax.tree.map(lambda p, u: p + 0.1 * u, params, updates)
+        matrix = slope.reshape(18, 4)
+        momentum = 0.95 * momentum + 0.05 * matrix
+        ahead = 0.95 * momentum / (1 - 0.95 ** (step + 1)) + 0.05 * matrix / (1 - 0.95**step)  # Nesterov's, unbiased
+        literal = literal - 0.1 * (0.2 * np.sqrt(18) * orthogonal(ahead) + 0.1 * literal)
+    np.testing.assert_allclose(params["conv"]["kernel"].reshape(18, 4), literal, rtol=2e-4, atol=1e-5)
+    assert params["conv"]["bias"].max() < -0.1  # AdamW's
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_steps_are_those_of_pytorch_with_groups_of_parameters(name):
     torch = pytest.importorskip("torch", reason="PyTorch has wheels for Python 3.11 here only")
@@ -95,7 +123,7 @@ def test_poly_rates_in_closed_form():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"optimizer": "adam"}, "training.optimizer is 'adam': choose one of adamw, sgd"),
+        ({"optimizer": "adam"}, "training.optimizer is 'adam': choose one of adamw, sgd, muon"),
         ({"schedule": "step"}, "training.schedule is 'step'"),
         ({"rates": (("head", -1.0),)}, "training.rates has"),
         ({"rates": (("head",),)}, "training.rates has"),
