@@ -25,9 +25,9 @@ from sgg_jax.models.convolutions import (
 )
 from sgg_jax.models.layers import Array, Conv, Rng
 
-NORMALISATIONS = {  # order of the channels; what is subtracted from values in 0..255; what divides them
-    "imagenet": ((0, 1, 2), (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # torchvision: RGB
-    "caffe": ((2, 1, 0), (104.00698793, 116.66876762, 122.67891434), (1.0, 1.0, 1.0)),  # AdaptSegNet: BGR
+NORMALISATIONS = {  # step through the channels, -1 for BGR; what is subtracted from values in 0..255; what divides them
+    "imagenet": (1, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # torchvision
+    "caffe": (-1, (104.00698793, 116.66876762, 122.67891434), (1.0, 1.0, 1.0)),  # AdaptSegNet
 }
 STRIDE_PLACES = ("1x1", "3x3")
 
@@ -47,9 +47,9 @@ relu = jax.nn.relu
 
 def normalised(image: Array, name: str) -> Array:
     """An RGB image in [-1,1] as the backbone was trained on it, `name` of NORMALISATIONS. [B,H,W,3] float32 both."""
-    order, mean, deviation = NORMALISATIONS[name]
-    levels = (image.astype(jnp.float32) + 1) * 127.5
-    return (levels[..., np.array(order)] - np.array(mean, np.float32)) / np.array(deviation, np.float32)
+    step, mean, deviation = NORMALISATIONS[name]
+    gain, offset = 127.5 / np.array(deviation), (127.5 - np.array(mean)) / np.array(deviation)
+    return image.astype(jnp.float32)[..., ::step] * gain.astype(np.float32) + offset.astype(np.float32)
 
 
 class Bottleneck(nnx.Module):

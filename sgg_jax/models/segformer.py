@@ -3,6 +3,7 @@ encoder. The BatchNorm of both heads is frozen, and folded into the convolution 
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from sgg_jax.models.layers import Array, Conv, Rng
@@ -139,7 +140,8 @@ class SegFormer(nnx.Module):
             raise ValueError(f"head is {head!r}; it is one of mlp, daformer")
 
     def _encode(self, image: Array) -> list[Array]:
-        return self.encoder(((image + 1) / 2 - jnp.asarray(self.mean)) / jnp.asarray(self.std))
+        gain, offset = 0.5 / np.array(self.std), (0.5 - np.array(self.mean)) / np.array(self.std)
+        return self.encoder(image * gain.astype(np.float32) + offset.astype(np.float32))
 
     def logits(self, image: Array) -> Array:
         """Logits as the head gives them. [B,H,W,3] -> [B,ceil(H/4),ceil(W/4),classes] float32."""
