@@ -1,5 +1,5 @@
-"""Long: all stages through the real command line, killed 25 times or asked to stop 12 times, end as if left alone; and
-every stage by itself is asked to stop as it begins, and while it runs.
+"""Long: runs of all stages through the real command line, killed 25 times or asked to stop 12 times, end as if left
+alone; and every stage by itself is asked to stop as it begins, and while it runs.
 
 `compare` runs every stage that it needs, without the calibration that `run` begins with; `evaluate` scores the rest.
 
@@ -105,29 +105,37 @@ def written(workdir: Path) -> int:
 
 
 @pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 25), (signal.SIGTERM, 12)], ids=["kills", "stops"])
-def test_a_run_that_is_interrupted_ends_as_one_left_alone(place, alone, number, times):
-    workdir, chance = place / number.name, random.Random(int(number))
-    for time_ in range(times):
-        before, process = written(workdir) if workdir.exists() else 0, start(workdir)
-        time.sleep(chance.uniform(6, 10))  # at any time, the start included
-        if time_ % 3:  # or when it has gone on
-            while process.poll() is None and written(workdir) <= before + 100:
-                time.sleep(0.05)
-            time.sleep(chance.uniform(0, 5))
-        asked = time.monotonic()
-        process.send_signal(number)
-        complaints = process.communicate(timeout=60)[1]
-        seconds = time.monotonic() - asked
-        if process.returncode == 0:  # it was done before
-            print(f"{number.name} {time_ + 1}: came after the end", flush=True)
-            break
-        assert process.returncode == (EXIT_CODE if number == signal.SIGTERM else -number), complaints
-        assert "Traceback" not in complaints
-        assert seconds < 15
-        print(f"{number.name} {time_ + 1}: {seconds:.1f} s, finished: {', '.join(finished(workdir))}", flush=True)
-    finish(workdir)
-    assert digests(workdir) == alone
-    print(f"{number.name}: {len(alone)} digests, all equal to those of a run left alone", flush=True)
+def test_runs_that_are_interrupted_end_as_one_left_alone(place, alone, number, times):
+    """As many runs, one after the other, as so many interruptions take."""
+    chance, done, run = random.Random(int(number)), 0, 0
+    while done < times:
+        run += 1
+        workdir = place / f"{number.name} {run}"
+        while done < times and interrupted(workdir, number, chance, whenever=done % 3 == 0):
+            done += 1
+            print(f"{number.name} {done}, run {run}, finished: {', '.join(finished(workdir))}", flush=True)
+        finish(workdir)
+        assert digests(workdir) == alone
+        print(f"{number.name}, run {run}: {len(alone)} digests, all equal to those of a run left alone", flush=True)
+
+
+def interrupted(workdir: Path, number: signal.Signals, chance: random.Random, whenever: bool) -> bool:
+    """Starts the run and interrupts it at any time, or when it has gone on; False if it had ended before."""
+    before, process = written(workdir) if workdir.exists() else 0, start(workdir)
+    time.sleep(chance.uniform(4, 8))
+    if not whenever:
+        while process.poll() is None and written(workdir) <= before + 100:
+            time.sleep(0.05)
+        time.sleep(chance.uniform(0, 5))
+    asked = time.monotonic()
+    process.send_signal(number)
+    complaints = process.communicate(timeout=60)[1]
+    if process.returncode == 0:
+        return False
+    assert process.returncode == (EXIT_CODE if number == signal.SIGTERM else -number), complaints
+    assert "Traceback" not in complaints
+    assert time.monotonic() - asked < 15
+    return True
 
 
 STAGES = (
