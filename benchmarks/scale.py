@@ -131,6 +131,8 @@ def main() -> None:
     parser = harness.arguments(__doc__, "benchmarks/scale.json", 5)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--faster", type=float, default=8.0, help="how much faster a device is than that of the table")
+    parser.add_argument("--batch", type=int, default=4, help="images that a device has at once")
+    parser.add_argument("--devices", type=int, nargs="+", default=[1, 8, 256, 2048])
     parser.add_argument("--price", type=float, default=2.0, help="of a device's hour")
     given = parser.parse_args()
     image, a_class = measured(ROOT / "benchmarks" / "speed_rows.json", given.steps)
@@ -142,9 +144,9 @@ def main() -> None:
     }
     print(harness.head("devices", "hosts are", "hours", "efficiency", "tail, s", "done twice", "lost", "cost"))
     rows = []
-    for devices in (1, 8, 256, 2048):
+    for devices in given.devices:
         for name, setting in settings.items():
-            work = Work(devices, **setting)
+            work = Work(devices, batch=given.batch, **setting)
             blocks = block_seconds(work, image, a_class, np.random.default_rng(0))
             outcomes = [simulate(work, blocks, seed) for seed in range(given.repeats)]
             mean = Outcome(*np.mean(outcomes, axis=0))
