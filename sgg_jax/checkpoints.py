@@ -61,7 +61,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._writing():
+        with _writing(self.directory):
             try:
                 self._sealed()
             finally:
@@ -91,7 +91,7 @@ class Checkpoints:
         self._latest = step
         if self.manager is None:
             return
-        with self._writing():
+        with _writing(self.directory):
             _begin(self.manager, step, state, weights)
         self._sealing = self._pool.submit(self._seal, self.manager, step)
 
@@ -102,22 +102,8 @@ class Checkpoints:
         """Waits for the last save."""
         if self._sealing is not None:
             sealing, self._sealing = self._sealing, None
-            with self._writing():
+            with _writing(self.directory):
                 sealing.result()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Whatever orbax makes of a full disk or a directory that vanished leaves the block as an InputError."""
-        try:
-            yield
-        except InputError:
-            raise
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise InputError(
-                f"a checkpoint in {self.directory} cannot be written ({reason}): free some space or mend the directory "
-                "and run again, to go on from the one before it"
-            ) from error
 
     def restore(self, item: str, like: Any) -> Any:
         """Newest `item` with the structure, shapes and dtypes of `like`; InputError where they do not fit."""
@@ -156,9 +142,25 @@ def _seal(manager: ocp.CheckpointManager, place: Path, about: dict[str, Any]) ->
     write_json(place / SEAL, {**content, "seal": _digest_of(content)})
 
 
+@contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    """Whatever orbax makes of a full disk or a directory that vanished leaves the block as an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"a checkpoint in {directory} cannot be written ({reason}): free some space or mend the directory "
+            "and run again, to go on from the one before it"
+        ) from error
+
+
 def write_one(directory: Path, state: Any, weights: Any) -> None:
     """A checkpoint of step 0, by this host alone, and waits until it is sealed: to see how long that takes."""
-    with _manager(directory, 1) as manager:
+    _mute()
+    with _writing(directory), _manager(directory, 1) as manager:
         _begin(manager, 0, state, weights)
         _seal(manager, directory / "0", {})
 

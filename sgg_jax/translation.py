@@ -108,7 +108,8 @@ def trace(
     count = int(schedule.count)
     x = add_noise(schedule.row(count - 1), to_float(jnp.asarray(image)), step_noise(keys, 0, image.shape[1:]))
     # where the networks lie, as after a step: else the first step would be compiled apart from the others
-    state = jax.device_put(start(method, given, x), jax.tree.leaves(denoiser)[0].sharding)
+    place = getattr(jax.tree.leaves(denoiser)[0], "sharding", None)
+    state = jax.device_put(start(method, given, x), place)
     looks = []
     for done in range(count):
         row = schedule.row(count - 1 - done)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from sgg_jax.data import streets, streets_render
+from sgg_jax.data.dataset import Example
+from sgg_jax.data.kept import Kept
 from sgg_jax.data.streets import CLASSES, FIRST_ID, LAYOUTS, Plane, Street, Streets, Thing
 from sgg_jax.data.streets_render import SKY_DEPTH, Axis, Camera, Label
 from sgg_jax.errors import InputError
@@ -14,6 +16,12 @@ SHARES = {
     "road": (18, 32), "sidewalk": (6, 15), "building": (18, 36), "vegetation": (6, 15),
     "sky": (7, 18), "person": (3, 8), "car": (6, 11), "pole": (3, 7),
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def forgetful(monkeypatch):
+    """Every example is drawn anew."""
+    monkeypatch.setattr(streets, "_drawn", Kept(room=0))
 
 
 def similar(first: np.ndarray, second: np.ndarray) -> float:
@@ -199,3 +207,18 @@ def test_target_has_texture_inside_surfaces(monkeypatch: pytest.MonkeyPatch) -> 
             differences.append(abs(image[:, 1:] - image[:, :-1]).mean(-1)[same])
         steps[domain] = float(np.concatenate(differences).mean())
     assert steps["source"] == 0 and steps["target"] > 4
+
+
+def test_what_was_drawn_stays_until_there_is_no_more_room():
+    drawn = []
+
+    def draw(index):
+        drawn.append(index)
+        return Example(np.full((4, 4, 3), index, np.uint8), np.zeros((4, 4), np.uint8))
+
+    kept = Kept(room=2 * 4 * 4 * 4)  # two examples
+    for index in (0, 1, 2, 0, 1, 2):
+        assert kept.get(index, lambda index=index: draw(index)).image[0, 0, 0] == index
+    assert drawn == [0, 1, 2, 2]
+    with pytest.raises(ValueError, match="read-only"):
+        kept.get(0, lambda: draw(0)).image[:] = 7

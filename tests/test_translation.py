@@ -18,7 +18,7 @@ from sgg_jax.guidance import VARIANTS, at_denoised, clipped
 from sgg_jax.models import EncoderDecoder, UNet, build
 from sgg_jax.parameterization import FromVelocity
 from sgg_jax.sampling import Knobs, Method, ancestral, ddim, dpm_solver
-from sgg_jax.translation import in_blocks, trace, translate, translate_all
+from sgg_jax.translation import _advance, in_blocks, trace, translate, translate_all
 from sgg_jax.types import VOID
 
 KNOBS = Knobs(scale=jnp.float32(0.5), fill=jnp.float32(0), limit=jnp.float32(1), seed=jnp.int32(11))
@@ -256,7 +256,9 @@ def test_real_networks_give_the_same_bits_on_any_number_of_devices(reverse):
 def test_a_trace_takes_the_steps_of_the_translation(method, one_device):
     data, schedule = scene(3), short_schedule()
     image, _ = run(data, one_device, method=method)
+    compiled = _advance._cache_size()
     looks, last = trace(smooth_denoiser(), mixing_segmenter(), schedule, *data, KNOBS, method=method)
+    assert _advance._cache_size() == compiled + 1  # once for all six steps
     rounding((np.clip(last, -1, 1) + 1) * 127.5 + 0.5, image)
     assert [look.step for look in looks] == [int(schedule.row(i).step) for i in reversed(range(6))]
     np.testing.assert_allclose(np.clip(last, -1, 1), looks[-1].predicted, atol=2e-3 if method is not SGG else 1)

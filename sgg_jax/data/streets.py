@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sgg_jax.data.dataset import ClassInfo, Example, pixels_digest
+from sgg_jax.data.kept import Kept
 from sgg_jax.data.problems import Problem
 from sgg_jax.data.streets_render import SKY_DEPTH, Axis, Camera, Label, Part, Scene, render_source, render_target
 from sgg_jax.data.streets_shapes import car_rear, car_side, leaves, person, plate, trunk
@@ -91,6 +92,9 @@ class Street(NamedTuple):
     wall: float  # |X| of the buildings' line
 
 
+_drawn = Kept()
+
+
 class Streets:
     """`count` images of one domain and split, drawn on demand; see Dataset.
 
@@ -134,7 +138,10 @@ class Streets:
         return rasterise(street, things, self.size)
 
     def __getitem__(self, index: int) -> Example:
-        """image [H,W,3] uint8 RGB, labels [H,W] uint8 in 0..7."""
+        """image [H,W,3] uint8 RGB, labels [H,W] uint8 in 0..7; both read-only."""
+        return _drawn.get((*self._key(index, stream=1), *self.size), lambda: self._draw(index))
+
+    def _draw(self, index: int) -> Example:
         scene = self.scene(index)
         render = {"source": render_source, "target": render_target}[self._domain]
         return Example(render(scene, np.random.default_rng(self._key(index, stream=1))), scene.labels)
