@@ -101,6 +101,16 @@ NETWORKS = ("denoiser", "source", "judge", "adapt/round1", "student", "methods/c
 SETS = ("adapt/round1/translated", "translated", "unguided", "methods/color/translated")
 
 
+def assert_same_bytes(run, other):
+    """Of every network, its optimizer and average, and of every translation."""
+    for kind, places in ((arrays, NETWORKS), (pixels, SETS)):
+        for place in places:
+            mine, theirs = kind(run, place), kind(other, place)
+            assert mine and mine.keys() == theirs.keys()
+            for name, values in mine.items():
+                np.testing.assert_array_equal(values, theirs[name], err_msg=f"{place}: {name}")
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """A run of two hosts that nothing befalls."""
@@ -115,16 +125,7 @@ def test_two_hosts_match_one_with_as_many_devices(two, tmp_path):
     """Each host has one device, so their sums over devices are those of one process with two."""
     codes, said = ended([command(tmp_path, 2)], 600)
     assert codes == [0], said
-    for place in NETWORKS:
-        mine, theirs = arrays(two, place), arrays(tmp_path, place)
-        assert mine.keys() == theirs.keys()
-        for name, values in mine.items():
-            np.testing.assert_array_equal(values, theirs[name], err_msg=f"{place}: {name}")
-    for place in SETS:
-        mine, theirs = pixels(two, place), pixels(tmp_path, place)
-        assert mine and mine.keys() == theirs.keys()
-        for name, image in mine.items():
-            np.testing.assert_array_equal(image, theirs[name], err_msg=name)
+    assert_same_bytes(tmp_path, two)
 
 
 @pytest.mark.whole
@@ -148,15 +149,8 @@ def test_hosts_that_are_killed_and_stopped_end_in_the_same_bytes(two, tmp_path):
             assert codes[struck] == -signal.SIGKILL and codes[1 - struck] != 0, said
     codes, said = ended(both(workdir), 600)
     assert codes == [0, 0], said
-    for place in NETWORKS:
-        mine, theirs = arrays(workdir, place), arrays(two, place)
-        for name, values in mine.items():
-            np.testing.assert_array_equal(values, theirs[name], err_msg=f"{place}: {name}")
+    assert_same_bytes(workdir, two)
     for place in SETS:
-        mine, theirs = pixels(workdir, place), pixels(two, place)
-        assert mine and mine.keys() == theirs.keys()
-        for name, image in mine.items():
-            np.testing.assert_array_equal(image, theirs[name], err_msg=name)
         assert (workdir / place / "manifest.jsonl").read_text() == (two / place / "manifest.jsonl").read_text()
     rows = [json.loads((place / "compare" / "sgg_ptl-0.json").read_text()) for place in (workdir, two)]
     assert rows[0]["miou"] == rows[1]["miou"] and rows[0]["distance"] == rows[1]["distance"]

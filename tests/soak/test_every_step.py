@@ -52,7 +52,7 @@ def finished(workdir: Path) -> list[str]:
 
 
 def digests(workdir: Path) -> dict[str, str]:
-    """Of every array of every network (parameters, optimizer, EMA), every image, every score, and the report."""
+    """Of every array of every network (parameters, optimizer, EMA), every image and every score."""
     found = {name: path.read_bytes() for path in workdir.rglob("*.png") if (name := str(path.relative_to(workdir)))}
     for place in PLACES:
         directory = workdir / place / "checkpoints"
