@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT)]
 from sgg_jax.compiler import set_cpu_flags  # noqa: E402
 
 set_cpu_flags()  # before jax is imported
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # first calls are timed
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # first calls are timed
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -108,14 +108,20 @@ def guided_step(
     return {"first": found["first"], **times, "flops": total}
 
 
+def _size(text: str) -> tuple[int, int]:
+    height, width = map(int, text.split("x"))
+    return height, width
+
+
 def main() -> None:
     parser = harness.arguments(__doc__, "paper_scale.json", 5)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--classes", type=int, default=11, help="present in every image")
     parser.add_argument("--batch", type=int, default=jax.device_count())
+    parser.add_argument("--sizes", type=_size, nargs="+", default=[(256, 256), (512, 1024)], metavar="HxW")
     parser.add_argument("--peak", type=float, default=PEAK, help="FLOP a second of all devices together")
     arguments = parser.parse_args()
-    sizes = [(32, 32), (32, 64)] if arguments.small else [(256, 256), (512, 1024)]
+    sizes = [(32, 32), (32, 64)] if arguments.small else arguments.sizes
     denoiser = network("256x256_diffusion_uncond", arguments.small)
     segmenters = {name: network(name, arguments.small) for name in ("deeplabv2_resnet101", "segformer-b5")}
     rows: list[dict[str, Any]] = []
