@@ -22,7 +22,7 @@ from configs import default  # noqa: E402
 from sgg_jax import guidance  # noqa: E402
 from sgg_jax.devices import replicate, shard  # noqa: E402
 from sgg_jax.experiment import Experiment  # noqa: E402
-from sgg_jax.models import named  # noqa: E402
+from sgg_jax.models import flops, named  # noqa: E402
 from sgg_jax.schedule import NoiseSchedule  # noqa: E402
 from sgg_jax.training import init_state, make_step, segmenter_objective  # noqa: E402
 from sgg_jax.translation import trace, translate  # noqa: E402
@@ -113,9 +113,9 @@ class Ours:
             alpha_bars=np.cumprod(1 - self.run.betas),
             level_weights=np.asarray(self.run.denoiser_constants()[1]),
             class_weights=self.class_weights,
-            chain=_columns(self.schedule),
-            step=_columns(self.one_step),
-            round=_columns(self.round_schedule),
+            chain=columns(self.schedule),
+            step=columns(self.one_step),
+            round=columns(self.round_schedule),
             translate={
                 name: c.translate[name]
                 for name in ("guidance", "look", "lcg_every", "scale", "fill", "limit", "clip_ratio", "microbatch")
@@ -209,10 +209,12 @@ class Ours:
         x, step = to_float(jnp.asarray(self.image)), jnp.full(1, 0, jnp.int32)
         pairs = self.point(x).pairs
         some = x[: min(len(x), pairs.image.shape[1])]  # an LCG microbatch costs as many images as it has pairs
-        one = jax.jit(lambda s, x, y: jax.grad(lambda x: guidance.log_likelihood(s(x), y))(x))
-        gradient = _flops(one, self.segmenter, some, jnp.zeros(some.shape[:3], jnp.int32)) / len(some)
-        denoiser = _flops(jax.jit(called), self.denoiser, x, step)
-        segmenter = _flops(jax.jit(called), self.segmenter, x)
+
+        def one(segmenter: Partial, x: jax.Array, labels: jax.Array) -> jax.Array:
+            return jax.grad(lambda x: guidance.log_likelihood(segmenter(x), labels))(x)
+
+        gradient = flops(one, self.segmenter, some, jnp.zeros(some.shape[:3], jnp.int32)) / len(some)
+        denoiser, segmenter = flops(called, self.denoiser, x, step), flops(called, self.segmenter, x)
         gsg, lcg = gradient * len(x), gradient * int(pairs.count) * pairs.image.shape[1]
         steps = int(self.schedule.count)
         local = steps // self.config.translate.lcg_every
@@ -248,15 +250,13 @@ class Trainer:
         return jax.block_until_ready(metrics)
 
     def flops(self) -> float:
-        return _flops(self.run_step, self.state, self.constants, self.batch(), self.seed, self.rate)
+        """Of the loss and its gradient; the optimiser's are few beside."""
+        gradient = jax.value_and_grad(self.objective)
+        return flops(gradient, self.state.params, self.constants, self.batch(), jax.random.key(self.seed))
 
 
 def called(network: Partial, *inputs: jax.Array) -> jax.Array:
     return network(*inputs)
-
-
-def _flops(function: Any, *inputs: Any) -> float:
-    return float((function.lower(*inputs).cost_analysis() or {}).get("flops", 0.0))
 
 
 def _options(section: Any) -> dict[str, Any]:
@@ -267,7 +267,7 @@ def _numpy(network: Partial) -> dict[str, np.ndarray]:
     return {name: np.asarray(leaf) for name, leaf in named(network.args[0]).items()}
 
 
-def _columns(schedule: NoiseSchedule) -> dict[str, list[float]]:
+def columns(schedule: NoiseSchedule) -> dict[str, list[float]]:
     """The rows in use, column by column."""
     count = int(schedule.count)
     return {

@@ -24,6 +24,7 @@ from sgg_jax.data.fit import fitted
 from sgg_jax.devices import replicate, shard, split_mesh, spread
 from sgg_jax.evaluation import examine
 from sgg_jax.experiment import Experiment, role_of
+from sgg_jax.models import flops
 from sgg_jax.prediction import Size, stride_of, windows_of
 from sgg_jax.sampling import Method
 from sgg_jax.schedule import NoiseSchedule
@@ -82,14 +83,9 @@ class Calibration:
         if kind in ("denoiser", "on_deep"):
             apply, params = run.denoiser_network
             if kind == "on_deep":
-                deep = jax.eval_shape(apply.with_deep, params, image, step)[1]
-                lowered = jax.jit(apply.on_deep).lower(params, image, step, deep)
-            else:
-                lowered = jax.jit(apply).lower(params, image, step)
-        else:
-            network = run.segmenter_network()
-            lowered = jax.jit(network[0]).lower(network[1], image)
-        return float((lowered.cost_analysis() or {}).get("flops", 0.0))
+                return flops(apply.on_deep, params, image, step, jax.eval_shape(apply.with_deep, params, image, step)[1])
+            return flops(apply, params, image, step)
+        return flops(*run.segmenter_network(), image)
 
     def training_step(self, section: str, dataset: Dataset) -> float:
         """Seconds of one training step by the recipe of config.<section>; of "segmenter" as the source guide's."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from sgg_jax.errors import InputError
 from sgg_jax.given import open_given
-from sgg_jax.models import DENOISERS, Apply, named, outline
+from sgg_jax.models import DENOISERS, Apply, flops, named, outline
 from sgg_jax.progress import Progress
 from sgg_jax.published.exporting import export_weights
 from sgg_jax.published.importing import import_weights
@@ -85,13 +85,13 @@ def described(title: str, apply: Apply, params: Any, size: tuple[int, int], deno
     image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     inputs = (image, jax.ShapeDtypeStruct((1,), jnp.int32)) if denoiser else (image,)
     try:
-        flops = (jax.jit(apply).lower(params, *inputs).cost_analysis() or {}).get("flops", 0.0)
+        cost = flops(apply, params, *inputs)
     except ValueError as error:
         raise InputError(f"--size {size[0]},{size[1]} does not suit the network: {error}") from error
     total = sum(row[2] for row in rows.values())
     return (
         f"{table}\n\n{title}: {len(rows)} layers, {total:,} parameters ({total / 1e6:.1f}M), "
-        f"{flops / 1e12:.3f} TFLOP a forward pass of one image of {size[0]}x{size[1]}"
+        f"{cost / 1e12:.3f} TFLOP a forward pass of one image of {size[0]}x{size[1]}"
     )
 
 

@@ -9,6 +9,7 @@ from flax import nnx
 from sgg_jax.models.adm import ADM as ADM
 from sgg_jax.models.deeplab import DeepLabV2 as DeepLabV2
 from sgg_jax.models.functional import Apply as Apply
+from sgg_jax.models.functional import flops as flops
 from sgg_jax.models.functional import functional as functional
 from sgg_jax.models.functional import named as named
 from sgg_jax.models.functional import outline as outline

@@ -1,5 +1,6 @@
 """The seam between flax and everything else: a module becomes a pure function and a nested dict of weights."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,3 +47,12 @@ def outline(module: nnx.Module) -> tuple[Apply, dict[str, Any]]:
     return Apply(graph), jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), nnx.to_pure_dict(state)
     )
+
+
+def flops(function: Callable[..., Any], *inputs: Any) -> float:
+    """FLOPs of a function of arrays (or their shapes), as XLA counts them before it optimises; 2 for a multiplication
+    and an addition. Counted for the CPU, whatever else there is: plug-ins for accelerators do not count."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), inputs)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        lowered = jax.jit(function).lower(*shapes)
+    return float((lowered.cost_analysis() or {}).get("flops", 0.0))
