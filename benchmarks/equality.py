@@ -64,7 +64,8 @@ class Answers:
     trained: dict[str, Trained]
 
 
-def answers(ours: Ours) -> Answers:
+def answers(ours: Ours, trained: tuple[str, ...] = ("denoiser", "segmenter")) -> Answers:
+    """trained: of which networks training steps are among the answers."""
     x, keys = to_float(jnp.asarray(ours.image)), image_keys(ours.run.knobs.seed, jnp.asarray(ours.ids))
     point, steps = ours.point(x), np.asarray(ours.schedule.table.step)[: int(ours.schedule.count)]
     found = {
@@ -76,8 +77,8 @@ def answers(ours: Ours) -> Answers:
     }
     draw = jax.jit(step_noise, static_argnums=2)
     noise = {int(number): np.array(draw(keys, number, ours.image.shape[1:])) for number in (0, *(steps + 1))}
-    trained = {section: _trained(ours, section) for section in ("denoiser", "segmenter")}
-    return Answers({name: np.asarray(value) for name, value in found.items()}, noise, trained)
+    steps_of = {section: _trained(ours, section) for section in trained}
+    return Answers({name: np.asarray(value) for name, value in found.items()}, noise, steps_of)
 
 
 def _trained(ours: Ours, section: str) -> Trained:

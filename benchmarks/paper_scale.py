@@ -12,7 +12,6 @@ before anything is timed. MFU: FLOPs as XLA counts them before it optimises, ove
 writes JSON.
 """
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from benchmarks.ours import called, columns, lively  # noqa: E402, I001 - sets flags before jax is imported
+from benchmarks.ours import called, columns, lively  # noqa: E402 - sets flags before jax is imported
 
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # first calls are timed
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sgg_jax.models import EncoderDecoder, UNet, build
+from sgg_jax.models import EncoderDecoder, UNet, build, flops
 from sgg_jax.models.unet import step_features
 
 UNET = dict(widths=(16, 32), blocks=1, attention=(1,), patch=2)
@@ -207,3 +207,8 @@ def test_params_are_a_plain_nested_dict(network, options):
         return type(node) is jax.ShapeDtypeStruct and node.dtype == jnp.float32
 
     assert type(params) is dict and check(params)
+
+
+def test_flops_of_arrays_and_of_shapes_alone():
+    left, right = np.ones((3, 5), np.float32), jax.ShapeDtypeStruct((5, 7), np.float32)
+    assert flops(jnp.matmul, left, right) == 2 * 3 * 5 * 7

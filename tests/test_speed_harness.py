@@ -8,9 +8,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is what is compared with")
 
-from benchmarks import harness, speed  # noqa: E402
+from benchmarks import harness, paper_scale, precision, speed  # noqa: E402
 from benchmarks.equality import LIMITS, answers, check, differences  # noqa: E402
 from benchmarks.ours import TINY, Ours, called  # noqa: E402
+from benchmarks.peers import published  # noqa: E402
 from benchmarks.peers.calls import Peer  # noqa: E402
 from benchmarks.peers.networks import load  # noqa: E402
 from benchmarks.work import CALLS  # noqa: E402
@@ -122,3 +123,53 @@ def test_spread_and_difference():
     assert harness.spread([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0)
     assert harness.spread([0.002, 0.001, 0.003]).text("{:.1f}", 1e3) == "2.0 (1.0 to 3.0)"
     assert harness.difference([1.0, -4.0], [1.0, -5.0]) == pytest.approx(0.2)
+
+
+def test_published_networks_beside_pytorch(tmp_path, capsys):
+    """Outputs and gradients agree to 1e-4 (else nothing would be timed), and every kind has its time."""
+    pytest.importorskip("guided_diffusion", reason="development only: guided-diffusion-sdk")
+    pytest.importorskip("transformers", reason="SegFormer's own network")
+    out = tmp_path / "paper.json"
+    arguments = [
+        "--small",
+        "--only",
+        "guided",
+        "--batch",
+        "4",
+        "--repeats",
+        "1",
+        "--classes",
+        "3",
+        "--peers",
+        "a",
+        "b",
+        "--out",
+    ]
+    paper_scale.main([*arguments, str(out)])
+    found = json.loads(out.read_text())["rows"]
+    assert [(row["what"].split()[-1], row["size"]) for row in found] == [
+        (guide, size) for size in ([32, 32], [32, 64]) for guide in paper_scale.GUIDES
+    ]
+    for row in found:
+        assert set(row["kinds"]) == {"ours", "a", "b"} and 0 < max(row["differences"].values()) < 1e-4
+        assert row["flops"] > 0 and row["mfu"] > 0
+    assert len({line.count("|") for line in capsys.readouterr().out.splitlines() if line.startswith("|")}) == 1
+
+
+def test_published_weights_that_do_not_fit_are_told():
+    network = published.Classifier(8, 3, (1, 2))
+    weights = {name: np.zeros(leaf.shape, np.float32) for name, leaf in network.state_dict().items()}
+    published.fill(network, weights)
+    weights["other"] = weights.pop("conv2d_list.0.bias")
+    with pytest.raises(RuntimeError, match=r"do not fit: \['conv2d_list.0.bias'\] missing, \['other'\] unknown"):
+        published.fill(network, weights)
+
+
+def test_an_accelerators_arithmetic_is_held_against_the_cpus(tmp_path):
+    """Here it is the CPU's own: equal but for bfloat16."""
+    out = tmp_path / "precision.json"
+    precision.main(["--tiny", "--out", str(out)])
+    found = json.loads(out.read_text())["differences"]
+    assert set(found) == {"highest", "default", "bfloat16"}
+    assert max(found["default"].values()) < 1e-5
+    assert 1e-4 < found["bfloat16"]["whole translation"] < 0.1
