@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from test_browser import CHROMIUM, PHONE, WIDE, running
-from test_pipeline import files, tiny
+from tiny_run import files, tiny
 
 from sgg_jax import stages
 from sgg_jax.baselines import color_statistics, color_transfer

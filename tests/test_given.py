@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from test_importing import ADM, SEGFORMER, drawn
-from test_pipeline import tiny
+from tiny_run import tiny
 
 from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_training import RECIPE
+from line_fit import RECIPE
 
 from sgg_jax.errors import InputError
 from sgg_jax.optimization import learning_rates, optimizer

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from test_pipeline import tiny
+from tiny_run import tiny
 
 from sgg_jax import calibration, planning
 from sgg_jax.calibration import Calibration, thinned

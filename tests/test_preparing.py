@@ -1,67 +1,19 @@
-"""prepare_data: the same examples, bit for bit, in the format of TFDS, whatever happens on the way."""
+"""prepare_data: the same examples, bit for bit, in the format of TFDS; what it leaves out, refuses and mends."""
 
-import errno
 import hashlib
 import os
-import random
-import resource
-import signal
-import subprocess
 import sys
-import time
-from collections import deque
-from pathlib import Path
 
 import numpy as np
 import pytest
 from lookalikes import cityscapes, gta5, save, synthia
+from prepared_sets import SIZE, assert_same, files_of, opened, prepare, read_back, run
 
-from sgg_jax.data import shards
 from sgg_jax.data.classes import CITYSCAPES
-from sgg_jax.data.dataset import Dataset
 from sgg_jax.data.folder import open_folders
 from sgg_jax.data.manifest import read_lines
-from sgg_jax.data.prepared import Prepared
-from sgg_jax.data.preparing import Preparation
-from sgg_jax.data.public import LAYOUTS, open_public
 from sgg_jax.data.streets import Streets
 from sgg_jax.errors import InputError
-
-ROOT = Path(__file__).resolve().parents[1]
-SIZE = (24, 48)
-
-
-def opened(name: str, root: Path, split: str = "train", **options) -> Dataset:
-    return open_public(LAYOUTS[name], str(root), split, **{"size": SIZE, "fit": "stretch"} | options)
-
-
-def prepare(dataset: Dataset, directory: Path, name: str = "source", settings=None, **options) -> Preparation:
-    preparation = Preparation(dataset, directory, name, settings or {}, **{"per_shard": 2} | options)
-    deque(preparation.verify(), maxlen=0)
-    deque(preparation.write(), maxlen=0)
-    return preparation
-
-
-def read_back(folder: Path, **options) -> Prepared:
-    """As a config that gives nothing but the directory reads it."""
-    defaults = dict(split="train", image="image", label="label", classes=(), size=SIZE)
-    return Prepared(str(folder), **defaults | options)
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def assert_same(prepared: Dataset, original: Dataset) -> None:
-    assert len(prepared) == len(original) and prepared.labelled == original.labelled
-    assert [(c.name, c.color) for c in prepared.classes] == [(c.name, c.color) for c in original.classes]
-    for index in range(len(original)):
-        assert prepared.name(index) == original.name(index)
-        assert prepared.image_id(index) == original.image_id(index)
-        assert prepared.origin(index)[1] == original.origin(index)[1]
-        for ours, theirs in zip(prepared[index], original[index], strict=True):
-            np.testing.assert_array_equal(ours, theirs)
-
 
 MAKERS = {
     "gta5": lambda root: opened("gta5", gta5(root, 5)),  # palette PNG
@@ -226,176 +178,11 @@ def test_other_folders_are_not_touched(tmp_path):
     assert files_of(folder) == {"dataset_info.json": b"{}"}
 
 
-@pytest.mark.parametrize("call", range(1, 13))
-def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(call, tmp_path, monkeypatch):
-    data, calls = Streets("source", "train", 5, SIZE), iter(range(1, 100))
-    replace = os.replace
-
-    def full(*paths):
-        if next(calls) == call:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        replace(*paths)
-
-    monkeypatch.setattr(shards.os, "replace", full)
-    with pytest.raises(InputError, match=r"1\.0\.0 cannot be written \(No space left on device\): free some space"):
-        prepare(data, tmp_path / "prepared")
-    monkeypatch.undo()
-    clean, folder = files_of(prepare(data, tmp_path / "clean").folder), tmp_path / "prepared" / "source" / "1.0.0"
-    assert all(clean.get(name, content) == content for name, content in files_of(folder).items())
-    assert files_of(prepare(data, tmp_path / "prepared").folder) == clean
-
-
-def test_a_file_that_may_not_grow_is_one_sentence(tmp_path):
-    """What ArrayRecord makes of a disk that fills up within a shard."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
-    try:
-        with pytest.raises(InputError, match="cannot be written .*File too large"):
-            prepare(Streets("source", "train", 5, (192, 384)), tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert sorted(path.name for path in (tmp_path / "source" / "1.0.0").iterdir()) == ["parts", "settings.json"]
-
-
-def test_damage_is_one_sentence_for_readers(tmp_path):
-    data = Streets("source", "train", 5, SIZE)
-    folder = prepare(data, tmp_path).folder
-    shard = sorted(folder.glob("*.array_record*"))[1]
-    whole = shard.read_bytes()
-    damaged = bytearray(whole)
-    damaged[damaged.index(b"PNG") + 60] ^= 1
-    for content in (whole[:1000], whole[:-1000], b"", bytes(damaged), None):
-        shard.unlink() if content is None else shard.write_bytes(content)
-        with pytest.raises(InputError, match="cannot read .*prepare the data set again") as caught:
-            _ = [read_back(folder)[index] for index in range(5)]
-        assert "\n" not in str(caught.value)
-    prepare(data, tmp_path)
-    assert_same(read_back(folder), data)
-    manifest = folder / "manifest.jsonl"
-    manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(InputError, match="manifest.jsonl does not fit the shards beside it"):
-        read_back(folder)
-    manifest.unlink()
-    with pytest.raises(InputError, match="manifest.jsonl cannot be read"):
-        read_back(folder)
-
-
 def test_classes_of_the_config_must_have_the_names_of_the_set(tmp_path):
     folder = prepare(opened("gta5", gta5(tmp_path / "files", 2)), tmp_path / "prepared").folder
     assert_same(read_back(folder, classes=CITYSCAPES), read_back(folder))  # label ids of GTA5, train ids in the set
     with pytest.raises(InputError, match="prepared with the classes road, .*config.data.classes has road, sidewalk;"):
         read_back(folder, classes=CITYSCAPES[:2])
-
-
-COMMAND = """
-import sys
-from sgg_jax.data import preparing
-import main
-preparing.PER_SHARD = 3
-sys.argv = ["main.py", *sys.argv[1:]]
-sys.exit(main.main())
-"""
-
-
-def command(workdir: Path, *settings: str) -> list[str]:
-    """The command line of prepare_data, with small shards."""
-    none = [f"--config.data.{role}.name=none" for role in ("judge", "val", "test")]
-    arguments = ["prepare_data", "--config", "configs/default.py", "--workdir", str(workdir), *none, *settings]
-    return [sys.executable, "-c", COMMAND, *arguments]
-
-
-def run(workdir: Path, *settings: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(workdir, *settings), cwd=ROOT, capture_output=True, text=True)
-
-
-def test_killed_at_ten_random_times_the_files_are_those_of_a_clean_run(tmp_path):
-    gta5(tmp_path / "gta5", 24)
-    cityscapes(tmp_path / "cityscapes", {"test": 10})
-    settings = ["--config.data.size=(192, 384)"]
-    for role, name, split in (("source", "gta5", "train"), ("target", "cityscapes", "test")):
-        settings += [
-            f"--config.data.{role}.name={name}", f"--config.data.{role}.root={tmp_path / name}",
-            f"--config.data.{role}.public.split={split}",
-        ]  # fmt: skip
-    clean = run(tmp_path / "clean", *settings)
-    assert clean.returncode == 0, clean.stderr
-    folder = tmp_path / "clean" / "prepared" / "source" / "1.0.0"
-    assert f"source: 24 examples are prepared; read them with --config.data.source.name=tfds " \
-        f"--config.data.source.tfds.directory={folder}" in clean.stdout  # fmt: skip
-    wanted = files_of(tmp_path / "clean" / "prepared")
-    began, ended = (folder / "settings.json").stat().st_mtime, (folder / "dataset_info.json").stat().st_mtime
-    draw = random.Random(0)
-    killed = tmp_path / "killed" / "prepared"
-    unfinished = 0
-    for _ in range(10):
-        process = subprocess.Popen(
-            command(tmp_path / "killed", *settings), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-        assert process.stderr is not None
-        process.stderr.readline()  # it has started to work
-        time.sleep(draw.uniform(0, (ended - began) / 3))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        unfinished += files_of(killed) != wanted
-    assert unfinished > 0  # most of them, on any machine
-    assert run(tmp_path / "killed", *settings).returncode == 0
-    assert files_of(killed) == wanted
-
-
-EVERY_RENAME = """
-import os, sys
-from collections import deque
-from pathlib import Path
-from sgg_jax.data.preparing import Preparation
-from sgg_jax.data.streets import Streets
-import tensorflow_datasets as tfds
-tfds.features.Text, tfds.core.SplitInfo, tfds.data_source
-
-def prepare(place):
-    preparation = Preparation(Streets("source", "train", 5, (24, 48)), Path(place), "source", {}, per_shard=2)
-    deque(preparation.verify(), maxlen=0)
-    deque(preparation.write(), maxlen=0)
-
-def killed(place, number, before):
-    replace, calls = os.replace, iter(range(1, 100))
-    def replacing(*paths):
-        now = next(calls)
-        if before and now == number: os._exit(9)
-        replace(*paths)
-        if now == number: os._exit(9)
-    os.replace = replacing
-    prepare(place)
-    os._exit(0)
-
-def contents(place):
-    return {str(path.relative_to(place)): path.read_bytes() for path in Path(place).rglob("*") if path.is_file()}
-
-kills = 0
-for number in range(1, 100):
-    statuses = []
-    for before in (True, False):
-        place = f"{sys.argv[1]}/{number}{before}"
-        child = os.fork()
-        if not child: killed(place, number, before)
-        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-        child = os.fork()
-        if not child: prepare(place); os._exit(0)
-        os.waitpid(child, 0)
-        if statuses[-1] == 0: wanted = contents(place)
-    if statuses == [0, 0]: break
-    kills += 2
-found = [contents(f"{sys.argv[1]}/{number}{before}") for number in range(1, kills // 2 + 1) for before in (True, False)]
-print(kills, all(one == wanted for one in found), len(wanted))
-"""
-
-
-def test_killed_before_and_after_every_rename(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", EVERY_RENAME, str(tmp_path)], env=environment, capture_output=True, text=True
-    )
-    # settings, 3 shards and their parts, classes, manifest, features, label names, dataset_info: 12, twice
-    assert done.stdout.split() == ["24", "True", "9"], done.stdout + done.stderr
 
 
 def test_the_command_tells_in_a_sentence_what_is_wrong(tmp_path):

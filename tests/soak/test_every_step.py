@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import orbax.checkpoint as ocp
-from test_pipeline import tiny
+from tiny_run import tiny
 
 from sgg_jax import stopping
 from sgg_jax.checkpoints import newest
