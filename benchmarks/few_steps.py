@@ -54,7 +54,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dpm 3": {**FIVE, "sampler": "dpm", "steps": 3},
     "dpm 3, lcg every 3rd": {**FIVE, "sampler": "dpm", "steps": 3, "lcg_every": 3},
 }
-"""Fields of config.translate. Depth 100, as configs/default.py has it; scale and clip_ratio, too."""
+"""Fields of config.translate; scale and clip_ratio are those of configs/default.py."""
 STUDY = "64 source images, guides and judge of 400 steps of 16, students of 150 of 8, 200 test images, depth 100"
 
 
@@ -65,7 +65,7 @@ def configured(setting: str, seed: int) -> Any:
     config.data.source.streets.count, config.data.test.streets.count = 64, 200
     config.segmenter.training.steps, config.student.training.steps = 400, 150
     config.student.training.batch_size = 8
-    config.translate.guide = "source"
+    config.translate.update(guide="source", depth=100)
     config.translate.update(SETTINGS.get(setting, {}))
     return config
 

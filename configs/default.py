@@ -218,10 +218,10 @@ def get_config() -> ConfigDict:
             start="collage",
             donors=600,  # target images, the first, that a collage is made of (sgg_jax/collage.py)
             donor_confidence=0.7,  # least probability with which the guide must see a class in a donor's pixel
-            # n: forward steps that noise the start, of denoiser.total. A collage has the target's textures already.
-            # Streets, one seed, students of SGG at depths 100 and 250: 51 and 48 mIoU under the source guide, 58.7 and
-            # 59.0 (but twice the time) under PTL's. The source image needs 700.
-            depth=100,
+            # n: forward steps that noise the start, of denoiser.total. A collage has the target's textures already, the
+            # source image needs 600. Streets, one seed, students of SGG under PTL's guide at depths 100 (6 steps) and
+            # 250: 54.3 and 55.4 mIoU; of the collage itself 53.9, of depth 250 without guidance 50.7 (docs/results.md).
+            depth=250,
             steps=12,  # reverse steps below the depth; 0 for every one of them (the paper)
             spacing="even",  # of the steps: "even" with step 0 as the last, or "trailing", better where they are few
             sampler="ddpm",  # "ddpm" (ancestral, the paper), "ddim" or "dpm" (DPM-Solver++ 2M; guidance split off)

@@ -14,6 +14,6 @@ def get_config():
         config.data[role].streets.count = count
     for recipe, steps in ((config.segmenter, 600), (config.adapt, 250), (config.student, 250)):
         recipe.training.steps = steps
-    config.translate.steps = 6
+    config.translate.steps = 8
     config.adapt.depths = (10, 20, 40)
     return config
