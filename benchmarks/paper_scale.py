@@ -4,12 +4,13 @@
     python benchmarks/paper_scale.py --peers a b --out with_peers.json    # beside PyTorch, in turns
     python benchmarks/paper_scale.py --small --out small.json        # tiny networks, to see that it runs
 
-Weights are random and the same on both sides; bfloat16 with float32 weights but for --small. One guided step is the
-mean of SGG's two: a denoiser's forward pass, and an input gradient of the segmenter for the whole image (GSG) or for
-each class present (LCG). PyTorch (kinds as in benchmarks/work.py; (a) takes one image at a time) runs
-guided-diffusion's own UNet, AdaptSegNet's DeepLabV2 and transformers' SegFormer; its outputs are held against ours
-before anything is timed. MFU: FLOPs as XLA counts them before it optimises, over seconds and --peak. Prints Markdown,
-writes JSON.
+Weights are random and the same on both sides; bfloat16 with float32 weights but for --small and --float32. One guided
+step is the mean of SGG's two: a denoiser's forward pass, and an input gradient of the segmenter for the whole image
+(GSG) or for each class present (LCG). PyTorch (kinds as in benchmarks/work.py; (a) takes one image at a time) runs
+guided-diffusion's own UNet, AdaptSegNet's DeepLabV2 and transformers' SegFormer. Before anything is timed both networks
+and both gradients of one image are held against ours: float32 must agree to 1e-4 of the largest value, bfloat16 is
+written down. MFU: forward passes as XLA counts them, two for an input gradient, three for a training step, over seconds
+and --peak. Prints Markdown, writes JSON row by row.
 """
 
 import os
@@ -21,10 +22,11 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
+# before jax is imported: first calls are timed, and PyTorch needs memory of the same card
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-from benchmarks.ours import called, columns, lively  # noqa: E402 - sets flags before jax is imported
-
-os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # first calls are timed
+from benchmarks.ours import called, columns, lively  # noqa: E402, I001 - sets flags before jax is imported
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -35,18 +37,20 @@ from benchmarks import harness  # noqa: E402
 from benchmarks.harness import Call  # noqa: E402
 from configs import default  # noqa: E402
 from sgg_jax.devices import data_mesh, replicate, shard  # noqa: E402
-from sgg_jax.guidance import VARIANTS  # noqa: E402
+from sgg_jax.guidance import VARIANTS, log_likelihood  # noqa: E402
 from sgg_jax.models import DENOISERS, SEGMENTERS, flops, named, outline  # noqa: E402
 from sgg_jax.optimization import Recipe  # noqa: E402
 from sgg_jax.planning import peak_memory  # noqa: E402
 from sgg_jax.published.exporting import links_of  # noqa: E402
 from sgg_jax.published.kinds import PUBLISHED, complete  # noqa: E402
+from sgg_jax.published.segformer import config_json  # noqa: E402
 from sgg_jax.sampling import Knobs, Method, ancestral  # noqa: E402
 from sgg_jax.schedule import NoiseSchedule, linear, noise_schedule, respace  # noqa: E402
 from sgg_jax.training import denoiser_objective, init_state, make_step  # noqa: E402
 from sgg_jax.translation import translate  # noqa: E402
+from sgg_jax.types import Array, to_float  # noqa: E402
 
-PEAK = 989e12  # H100 and H200 SXM, dense bfloat16 (NVIDIA's data sheets)
+PEAK = 989e12  # of one H100 or H200 SXM, dense bfloat16 (NVIDIA's data sheets)
 DENOISER, GUIDES = "256x256_diffusion_uncond", ("deeplabv2_resnet101", "segformer-b5")
 SMALL: dict[str, dict[str, Any]] = {
     DENOISER: dict(channels=32, widths=(32, 64), blocks=1, attention=(2,), head_channels=32),
@@ -54,6 +58,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "segformer-b5": dict(widths=(8, 8, 16, 16), depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), channels=16),
 }
 DEPTH, STEPS = 600, 2
+LIMIT = 1e-4  # of a difference in float32, by the largest value
 
 
 class Network(NamedTuple):
@@ -72,13 +77,14 @@ class Network(NamedTuple):
         return found
 
 
-@cache
-def network(name: str, small: bool) -> Network:
-    kind, options = PUBLISHED[name]
-    options = {**complete(kind, options), **(SMALL[name] if small else {})}
-    how: dict[str, Any] = {"dtype": "float32" if small else "bfloat16", "remat": not small}
-    apply, params = outline({**DENOISERS, **SEGMENTERS}[kind](**options, **how, rng=None))
-    return Network(kind, options, Partial(apply, lively(params, len(name))))
+class Scale(NamedTuple):
+    """Of what networks, in what arithmetic, on what."""
+
+    small: bool
+    dtype: str
+    size: tuple[int, int]
+    batch: int
+    classes: int  # present in every image
 
 
 class Work(NamedTuple):
@@ -88,109 +94,145 @@ class Work(NamedTuple):
     images: dict[str, int]  # of a call
     steps: int  # of a call: what is told is of one
     flops: float  # of one image and step
-    differences: dict[str, float]  # between the sides' outputs
+    differences: dict[str, dict[str, float]]  # of PyTorch's kinds from ours, by part
 
 
-def training_step(small: bool, size: tuple[int, int], batch: int) -> Work:
-    found = network(DENOISER, small)
-    recipe = Recipe(**default.training(1, batch, 1e-4).to_dict())
+@cache
+def network(name: str, small: bool, dtype: str) -> Network:
+    kind, options = PUBLISHED[name]
+    options = {**complete(kind, options), **(SMALL[name] if small else {})}
+    apply, params = outline({**DENOISERS, **SEGMENTERS}[kind](**options, dtype=dtype, remat=not small, rng=None))
+    return Network(kind, options, Partial(apply, lively(params, seed=0)))
+
+
+def training_step(scale: Scale) -> Work:
+    denoiser = network(DENOISER, scale.small, scale.dtype).apply
+    recipe = Recipe(**default.training(1, scale.batch, 1e-4).to_dict())
     mesh = data_mesh()
-    step = make_step(denoiser_objective(found.apply.func, True), recipe.rule, mesh)
+    step = make_step(denoiser_objective(denoiser.func, True), recipe.rule, mesh)
     constants = noise_schedule(linear(1000)), jnp.ones(1000)
-    state, constants = replicate((init_state(found.apply.args[0], recipe), constants), mesh)
-    images = shard({"image": np.random.default_rng(0).integers(0, 256, (batch, *size, 3), np.uint8)}, mesh)
+    state, constants = replicate((init_state(denoiser.args[0], recipe), constants), mesh)
+    images = shard({"image": _images(scale)}, mesh)
 
     def call() -> Any:
         nonlocal state  # each step takes its state's memory
         state, metrics = step(state, constants, images, 0, np.float32(0.0))
         return jax.block_until_ready(metrics)
 
-    return Work({"ours": call}, {"ours": batch}, 1, 3 * flops(called, found.apply, *_one(size)), {})
+    return Work({"ours": call}, {"ours": scale.batch}, 1, 3 * flops(called, denoiser, *_one(scale)), {})
 
 
-def _one(size: tuple[int, int]) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    return jax.ShapeDtypeStruct((1, *size, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+def _images(scale: Scale) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (scale.batch, *scale.size, 3), np.uint8)
 
 
-def guided_step(guide: str, small: bool, size: tuple[int, int], batch: int, classes: int, kinds: list[str]) -> Work:
-    """Two steps from depth 600, a global one and a local one, of images in which all of the classes are."""
-    denoiser, segmenter = network(DENOISER, small), network(guide, small)
-    mesh, rng = data_mesh(), np.random.default_rng(0)
-    schedule = respace(linear(1000), DEPTH, STEPS)
-    rows = np.arange(size[0]) * classes // size[0]
-    labels = np.broadcast_to(rows[:, None].astype(np.uint8), (batch, *size))
-    image = rng.integers(0, 256, (batch, *size, 3), np.uint8)
-    given = replicate((denoiser.apply, segmenter.apply, schedule), mesh)
-    data = shard((image, labels, np.arange(batch, dtype=np.int32)), mesh)
+def _one(scale: Scale) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """An image and its step."""
+    return jax.ShapeDtypeStruct((1, *scale.size, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+
+
+def guided_step(guide: str, scale: Scale, kinds: list[str]) -> Work:
+    """Two steps from depth 600, a global one and a local one."""
+    denoiser, segmenter = (network(name, scale.small, scale.dtype) for name in (DENOISER, guide))
+    mesh, schedule = data_mesh(), respace(linear(1000), DEPTH, STEPS)
+    stripes = np.arange(scale.size[0]) * scale.classes // scale.size[0]
+    labels = np.broadcast_to(stripes[:, None].astype(np.uint8), (scale.batch, *scale.size))
+    image = _images(scale)
+    networks = replicate((denoiser.apply, segmenter.apply, schedule), mesh)
+    data = shard((image, labels, np.arange(scale.batch, dtype=np.int32)), mesh)
     knobs = replicate(Knobs(jnp.float32(1.0), jnp.float32(0.0), jnp.float32(1.0), jnp.int32(0)), mesh)
-    method = Method(VARIANTS["sgg"], ancestral, batch)
+    method = Method(VARIANTS["sgg"], ancestral, scale.batch)
 
     def call() -> Any:
-        return jax.block_until_ready(translate(*given, *data, knobs, method=method, mesh=mesh))
+        return jax.block_until_ready(translate(*networks, *data, knobs, method=method, mesh=mesh))
 
-    calls, images, differences = {"ours": call}, {"ours": batch}, {}
+    calls, images, differences = {"ours": call}, {"ours": scale.batch}, {}
+    wanted = outputs(denoiser.apply, segmenter.apply, image[:1], labels[:1]) if kinds else {}
     for kind in kinds:
-        images[kind] = 1 if kind == "a" else batch
-        calls[kind], differences[kind] = peer(kind, denoiser, segmenter, schedule, image, labels, small)
-    one, step = _one(size)
-    gradients = 2 * flops(called, segmenter.apply, one) * (1 + classes) / STEPS
+        images[kind] = 1 if kind == "a" else scale.batch
+        few = image[: images[kind]], labels[: images[kind]]
+        calls[kind], found = peer(kind, denoiser, segmenter, schedule, *few, scale.dtype)
+        differences[kind] = held_against(wanted, found, LIMIT if scale.dtype == "float32" else np.inf)
+    one, step = _one(scale)
+    gradients = 2 * flops(called, segmenter.apply, one) * (1 + scale.classes) / STEPS
     return Work(calls, images, STEPS, flops(called, denoiser.apply, one, step) + gradients, differences)
+
+
+def outputs(denoiser: Partial, segmenter: Partial, image: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Ours of both networks and of both gradients, of uint8 images and labels. [B,H,W,C] each."""
+
+    def slope(segmenter: Partial, x: Array, labels: Array) -> Array:
+        return jax.grad(lambda x: log_likelihood(segmenter(x), labels).sum())(x)
+
+    x, known = to_float(jnp.asarray(image)), jnp.asarray(labels, jnp.int32)
+    gradient = jax.jit(slope)
+    regions = [(known == label)[..., None] for label in np.unique(labels)]
+    found = {
+        "denoiser": jax.jit(called)(denoiser, x, np.array([DEPTH // 2])),
+        "segmenter": jax.jit(called)(segmenter, x),
+        "GSG": gradient(segmenter, x, known),
+        "LCG": sum(gradient(segmenter, x * one, jnp.where(one[..., 0], known, 255)) * one for one in regions),
+    }
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+def held_against(wanted: dict[str, Any], found: dict[str, Any], limit: float) -> dict[str, float]:
+    """Differences by part; AssertionError, naming the first, where one is more than the limit or no number."""
+    differences = {name: harness.difference(found[name], value) for name, value in wanted.items()}
+    for name, difference in differences.items():
+        if not difference < limit:
+            raise AssertionError(f"PyTorch's {name} differs by {difference:.2g} of the largest value")
+    return differences
 
 
 def peer(
     kind: str, denoiser: Network, segmenter: Network, schedule: NoiseSchedule, image: np.ndarray, labels: np.ndarray,
-    small: bool,
-) -> tuple[Call, float]:  # fmt: skip
-    """PyTorch's translation by these steps, and how far its networks' outputs and gradient are from ours."""
+    dtype: str,
+) -> tuple[Call, dict[str, np.ndarray]]:  # fmt: skip
+    """PyTorch's translation by these steps, and its `outputs` of the first image."""
     import torch
 
-    from benchmarks.peers import published, translation
+    from benchmarks.peers import guidance, published, translation
     from benchmarks.peers.calls import rows
-    from benchmarks.peers.guidance import Likelihood, global_scene
-    from sgg_jax.guidance import log_likelihood
-    from sgg_jax.published.segformer import config_json
-    from sgg_jax.types import to_float
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.float32 if small else torch.bfloat16
     layout = torch.contiguous_format if kind == "a" else torch.channels_last
     options = segmenter.options
     if segmenter.kind == "segformer":
         options = config_json(options, [str(number) for number in range(options["classes"])])
-    made = {"deeplab": published.DeepLabV2, "segformer": published.SegFormer}[segmenter.kind](options, dtype)
-    networks = published.Denoiser(denoiser.options, dtype), made
-    for module, given in zip(networks, (denoiser, segmenter), strict=True):
-        published.fill(module, given.tensors())
+    guide = {"deeplab": published.DeepLabV2, "segformer": published.SegFormer}[segmenter.kind]
+    plain = published.Denoiser(denoiser.options, getattr(torch, dtype)), guide(options, getattr(torch, dtype))
+    for module, ours in zip(plain, (denoiser, segmenter), strict=True):
+        published.fill(module, ours.tensors())
         module.requires_grad_(False).to(device, memory_format=layout)
-    compiled = [torch.compile(m, dynamic=False) if kind == "c" else m for m in (*networks, Likelihood(made))]
-    count = 1 if kind == "a" else len(image)
-    settings = translation.Settings("sgg", "noisy", 2, 1.0, 0.0, 1.0, 0.0, 0 if kind == "a" else count, kind == "c")
-    x = torch.tensor(image[:count]).permute(0, 3, 1, 2).to(device, memory_format=layout).float() / 127.5 - 1
-    known = torch.tensor(labels[:count].astype(np.int64)).to(device)
-    chain = rows(columns(schedule))
+    modules = (*plain, guidance.Likelihood(plain[1]))
+    networks = translation.Networks(*(torch.compile(m, dynamic=False) if kind == "c" else m for m in modules))
+    settings = translation.Settings(
+        guidance="sgg", look="noisy", lcg_every=2, scale=1.0, fill=0.0, limit=1.0, clip_ratio=0.0,
+        microbatch=0 if kind == "a" else len(image), padded=kind == "c",
+    )  # fmt: skip
+    x = torch.tensor(image).permute(0, 3, 1, 2).to(device, memory_format=layout).float() / 127.5 - 1
+    known = torch.tensor(labels.astype(np.int64)).to(device)
 
     def call() -> Any:
-        found = translation.translate(
-            translation.Networks(*compiled), chain, x, known, lambda _: torch.randn_like(x), settings
+        drawn = translation.translate(
+            networks, rows(columns(schedule)), x, known, lambda _: torch.randn_like(x), settings
         )
-        pixels = translation.to_pixels(found)
-        return translation.agreement(compiled[1], pixels, known).cpu(), pixels.cpu()
+        pixels = translation.to_pixels(drawn)
+        return translation.agreement(networks.segmenter, pixels, known).cpu(), pixels.cpu()
 
-    ours, step = to_float(jnp.asarray(image[:1])), np.array([DEPTH // 2])
-    slope = jax.jit(lambda s, x, y: jax.grad(lambda x: log_likelihood(s(x), y).sum())(x))
-    wanted = (
-        jax.jit(called)(denoiser.apply, ours, step),
-        jax.jit(called)(segmenter.apply, ours),
-        slope(segmenter.apply, ours, jnp.asarray(labels[:1], jnp.int32)),
-    )
     with torch.no_grad():
-        outputs = [networks[0](x[:1], torch.tensor(step, device=device)), networks[1](x[:1])]
-    outputs.append(global_scene(Likelihood(made), x[:1], known[:1]))
-    pairs = zip(outputs, wanted, strict=True)
-    difference = max(harness.difference(o.permute(0, 2, 3, 1).cpu().numpy(), w) for o, w in pairs)
-    if small and not difference < 1e-4:  # bfloat16's are written down
-        raise AssertionError(f"({kind}) differs from ours by {difference:.2g} of the largest value")
-    return call, difference
+        step = torch.tensor([DEPTH // 2], device=device)
+        found = {"denoiser": networks.denoiser(x, step), "segmenter": networks.segmenter(x)}
+    found["GSG"] = guidance.global_scene(networks.likelihood, x, known)
+    if kind == "a":
+        found["LCG"] = guidance.local_class_loop(networks.likelihood, x, known, settings.fill)
+    else:
+        pairs = guidance.present_pairs(known)
+        found["LCG"] = guidance.local_class_batched(
+            networks.likelihood, x, known, settings.fill, pairs, settings.microbatch, settings.padded
+        )
+    return call, {name: value[:1].permute(0, 2, 3, 1).cpu().numpy() for name, value in found.items()}
 
 
 def measured(work: Work, repeats: int) -> dict[str, Any]:
@@ -209,40 +251,47 @@ def _size(text: str) -> tuple[int, int]:
     return height, width
 
 
+def _too_large() -> tuple[type[Exception], ...]:
+    """What either side raises where the device's memory is too small."""
+    torch = sys.modules.get("torch")
+    return (jax.errors.JaxRuntimeError, *([torch.OutOfMemoryError] if torch else []))
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = harness.arguments(__doc__, "paper_scale.json", 5)
-    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--small", action="store_true", help="tiny networks, 32x32 pixels, float32")
+    parser.add_argument("--float32", action="store_true", help="compute in float32")
     parser.add_argument("--classes", type=int, default=11, help="present in every image")
     parser.add_argument("--batch", type=int, default=8 * jax.device_count(), help="images at once")
     parser.add_argument("--sizes", type=_size, nargs="+", default=[(256, 256), (512, 1024)], metavar="HxW")
     parser.add_argument("--peers", nargs="*", default=[], choices=("a", "b", "c"), help="kinds of PyTorch beside ours")
     parser.add_argument("--only", default="", help="rows whose name contains this")
-    parser.add_argument("--peak", type=float, default=PEAK, help="FLOP a second of all devices together")
+    parser.add_argument("--peak", type=float, default=PEAK * jax.device_count(), help="FLOP a second of all devices")
     given = parser.parse_args(argv)
-    sizes = [(32, 32), (32, 64)] if given.small else given.sizes
-    made: dict[str, Callable[[tuple[int, int]], Work]] = {
-        "train ADM": lambda size: training_step(given.small, size, given.batch),
-        **{
-            f"guided step, {guide}": lambda size, guide=guide: guided_step(
-                guide, given.small, size, given.batch, given.classes, given.peers
-            )
-            for guide in GUIDES
-        },
-    }
+    dtype = "float32" if given.small or given.float32 else "bfloat16"
+    made: dict[str, Callable[[Scale], Work]] = {"train ADM": training_step}
+    for guide in GUIDES:
+        made[f"guided step, {guide}"] = lambda scale, guide=guide: guided_step(guide, scale, given.peers)
     others = [f"({kind}) / ours" for kind in given.peers]
-    print(harness.head("what", "size", "ms an image (range)", "first call, s", "TFLOP", "MFU", "peak GiB", *others))
+    print(
+        harness.head(
+            "what", "size", "ms an image (range)", "first call, s", "TFLOP", "MFU", "peak so far, GiB", *others
+        )
+    )
     rows: list[dict[str, Any]] = []
-    for size in sizes:
-        for title in (title for title in made if given.only in title):
+    for size in [(32, 32)] if given.small else given.sizes:
+        scale = Scale(given.small, dtype, size, given.batch, given.classes)
+        for title in filter(lambda title: given.only in title, made):
             row: dict[str, Any] = {"what": title, "size": size, "batch": given.batch}
             try:
-                row |= measured(made[title](size), given.repeats)
+                row |= measured(made[title](scale), given.repeats)
                 row["mfu"] = row["flops"] / row["kinds"]["ours"]["median"] / given.peak
-            except jax.errors.JaxRuntimeError as error:  # too large for the device: said, not hidden
+            except _too_large() as error:  # said, not hidden
                 row["error"] = str(error).splitlines()[0][:200]
             rows.append({**row, "peak_memory": peak_memory()})
             print(_line(rows[-1], given.peers), flush=True)
-    harness.write(given.out, {"rows": rows, "small": given.small, "classes": given.classes, "peak": given.peak})
+            about = {"small": given.small, "dtype": dtype, "classes": given.classes, "peak": given.peak}
+            harness.write(given.out, {"rows": rows, **about})
 
 
 def _line(row: dict[str, Any], others: list[str]) -> str:

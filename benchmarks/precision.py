@@ -4,9 +4,10 @@
 
 The streets networks, by three arithmetics: float32 products in full ("highest"), as the device takes them by default
 (TensorFloat-32 on NVIDIA, bfloat16 passes on TPU), and networks that compute in bfloat16. Largest difference by largest
-value. Where the CPU is all there is, the first two rows are 0. --tiny shows that it runs.
+value. Where the CPU is all there is, the first two columns are 0. --tiny shows that it runs.
 """
 
+import argparse
 import os
 import pickle
 import subprocess
@@ -33,7 +34,8 @@ ARITHMETICS: dict[str, tuple[str, dict[str, Any]]] = {  # jax's precision of pro
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = harness.arguments(__doc__, "precision.json", 0)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("precision.json"), help="the JSON file that is written")
     parser.add_argument("--tiny", action="store_true", help="very small networks and images")
     parser.add_argument("--answers", type=Path, help="only write the answers of this process's device to that file")
     given = parser.parse_args(argv)

@@ -75,7 +75,9 @@ class Calibration:
     def denoiser_share(self) -> float:
         """Cost of the denoiser in a reverse step, where several share its deep features: share of a whole pass."""
         every = self.run.config.translate.deep_every
-        return 1.0 if every == 1 else (1 + (every - 1) * self.flops("on_deep") / self.flops("denoiser")) / every
+        if every == 1 or not self.flops("denoiser"):
+            return 1.0
+        return (1 + (every - 1) * self.flops("on_deep") / self.flops("denoiser")) / every
 
     def _flops(self, kind: str, size: Size) -> float:
         run = self.run

@@ -154,3 +154,10 @@ def test_the_layer_is_convolution_and_bias(size, stride, rate, plain):
     x = draw(2, 7, 10, 3)
     wanted = literal_conv(x, np.asarray(layer.kernel[...]), stride, rate) + draw(4)
     np.testing.assert_allclose(layer(x, stride=stride, rate=rate, plain=plain), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_strided_view_does_not_meet_its_product():
+    """XLA:GPU of jaxlib 0.11.2 aborts where it fuses the two and the size is odd; a stride of 1 makes no view."""
+    layer = AtrousConv(3, 4, 1, dtype="float32", rng=np.random.default_rng(0))
+    made = {stride: str(jax.make_jaxpr(lambda x, s=stride: layer(x, stride=s))(draw(1, 5, 5, 3))) for stride in (1, 2)}
+    assert ("optimization_barrier" in made[1], "optimization_barrier" in made[2]) == (False, True)

@@ -92,9 +92,8 @@ class DeepLabV2(nn.Module):
                 inputs = 4 * widths[stage]
             setattr(self, f"layer{stage + 1}", nn.Sequential(*row))
         self.layer6 = Classifier(inputs, options["classes"], options["rates"])
-        self.register_buffer("mean", torch.tensor(BGR_MEAN)[:, None, None], persistent=False)
         self.to(dtype).eval()
-        self.mean = self.mean.float()
+        self.register_buffer("mean", torch.tensor(BGR_MEAN)[:, None, None], persistent=False)  # stays float32
 
     def forward(self, image: Tensor) -> Tensor:
         x = ((image.flip(1) + 1) * 127.5 - self.mean).to(self.dtype)

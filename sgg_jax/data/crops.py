@@ -20,7 +20,7 @@ class Crop(NamedTuple):
     scale: tuple[float, float] = (1.0, 1.0)  # range of the random zoom, uniform; never so small that edges would show
     most: float = 1.0  # largest share of the known pixels that one class may have, where a try gives such a crop
 
-    def spares(self, example: Example) -> bool:
+    def keeps(self, example: Example) -> bool:
         """Whether the example comes back as it is: of that size already, and no zoom."""
         return example.image.shape[:2] == self.size and self.scale == (1.0, 1.0)
 
@@ -28,9 +28,9 @@ class Crop(NamedTuple):
 def random_crop(example: Example, crop: Crop, rng: np.random.Generator, wanted: int | None = None) -> Example:
     """A crop of the example: image [H,W,3] and labels [H,W] of crop.size, uint8, both with the same geometry.
 
-    wanted: a class that the crop should show. An example that the crop spares comes back as it is.
+    wanted: a class that the crop should show. An example that the crop keeps comes back as it is.
     """
-    if crop.spares(example):
+    if crop.keeps(example):
         return example
     height, width = example.image.shape[:2]
     least = max(crop.size[0] / height, crop.size[1] / width)

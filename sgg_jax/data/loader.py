@@ -106,7 +106,8 @@ class Batches:
                 example = self._example(index)
             except LeftOutError:
                 continue
-            if self._crop is not None and not self._crop.spares(example):  # a generator takes longer than all else
+            # making a random generator takes longer than all else here
+            if self._crop is not None and not self._crop.keeps(example):
                 example = random_crop(example, self._crop, np.random.default_rng((self._seed, 2, place)), wanted)
             return index, example
         raise InputError("no example of the data set can be used")

@@ -51,8 +51,12 @@ def outline(module: nnx.Module) -> tuple[Apply, dict[str, Any]]:
 
 def flops(function: Callable[..., Any], *inputs: Any) -> float:
     """FLOPs of a function of arrays (or their shapes), as XLA counts them before it optimises; 2 for a multiplication
-    and an addition. Counted for the CPU, whatever else there is: plug-ins for accelerators do not count."""
+    and an addition. Counted for the CPU, since plug-ins for accelerators do not count; 0 where there is no CPU, or one
+    that does not know an operation (cuDNN's attention)."""
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), inputs)
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    try:
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            lowered = jax.jit(function).lower(*shapes)
+    except RuntimeError:
         lowered = jax.jit(function).lower(*shapes)
     return float((lowered.cost_analysis() or {}).get("flops", 0.0))
