@@ -9,8 +9,9 @@ step is the mean of SGG's two: a denoiser's forward pass, and an input gradient 
 (GSG) or for each class present (LCG). PyTorch (kinds as in benchmarks/work.py; (a) takes one image at a time) runs
 guided-diffusion's own UNet, AdaptSegNet's DeepLabV2 and transformers' SegFormer. Before anything is timed both networks
 and both gradients of one image are held against ours: small ones must agree to 1e-4 of the largest value; at full size,
-where kinks of a hundred rectified layers turn rounding into other gradients, differences are written down. MFU: forward passes as XLA counts them, two for an input gradient, three for a training step, over seconds
-and --peak. Prints Markdown, writes JSON row by row.
+where kinks of a hundred rectified layers turn rounding into other gradients, differences are written down. MFU: forward
+passes as XLA counts them, two for an input gradient, three for a training step, over seconds and --peak. Prints
+Markdown, writes JSON row by row.
 """
 
 import os
