@@ -23,9 +23,6 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
-# before jax is imported: first calls are timed, and PyTorch needs memory of the same card
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 from benchmarks.ours import called, columns, lively  # noqa: E402, I001 - sets flags before jax is imported
 
@@ -309,4 +306,6 @@ def _line(row: dict[str, Any], others: list[str]) -> str:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory of the same card
+    jax.config.update("jax_enable_compilation_cache", False)  # first calls are timed
     main()
