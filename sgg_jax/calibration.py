@@ -85,9 +85,8 @@ class Calibration:
         if kind in ("denoiser", "on_deep"):
             apply, params = run.denoiser_network
             if kind == "on_deep":
-                return flops(
-                    apply.on_deep, params, image, step, jax.eval_shape(apply.with_deep, params, image, step)[1]
-                )
+                deep = jax.eval_shape(apply.with_deep, params, image, step)[1]
+                return flops(apply.on_deep, params, image, step, deep)
             return flops(apply, params, image, step)
         return flops(*run.segmenter_network(), image)
 

@@ -212,3 +212,11 @@ def test_params_are_a_plain_nested_dict(network, options):
 def test_flops_of_arrays_and_of_shapes_alone():
     left, right = np.ones((3, 5), np.float32), jax.ShapeDtypeStruct((5, 7), np.float32)
     assert flops(jnp.matmul, left, right) == 2 * 3 * 5 * 7
+
+
+def test_flops_are_counted_by_what_there_is_where_there_is_no_cpu(monkeypatch):
+    def missing(backend):
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "local_devices", missing)
+    assert flops(jnp.matmul, np.ones((2, 3)), np.ones((3, 4))) == 2 * 2 * 3 * 4  # the default backend counts here
