@@ -144,7 +144,8 @@ def test_images_of_many_sizes_come_back_in_order_and_at_their_size(one_device):
 
 
 def test_a_tiled_translation_is_near_the_whole_one_and_shows_no_seam(one_device):
-    """The shipped denoiser at twice its size. Attention and norms see a tile, not the image: equal it cannot be."""
+    """The shipped denoiser at twice its size. Attention and norms see a tile, not the image: equal it cannot be. So it
+    is held against the whole image by other noise, and against tiles that are not blended."""
     config = default.get_config()
     for role in ("source", "target", "judge", "val", "test"):
         config.data[role].streets.count = 4
@@ -153,21 +154,31 @@ def test_a_tiled_translation_is_near_the_whole_one_and_shows_no_seam(one_device)
     run = Experiment(config, Path("nowhere"))
     guide = run.segmenter(run.segmenter_network()[1])
 
-    def go(tile):
+    def go(tile, seed=0):
         found = translate_all(
-            run.denoiser(), guide, run.schedule(100), run.source, [[0, 1]], run.knobs, batch_size=2,
-            method=run.method("none"), mesh=one_device, tile=tile,
+            run.denoiser(), guide, run.schedule(100), run.source, [[0, 1]], run.knobs._replace(seed=jnp.int32(seed)),
+            batch_size=2, method=run.method("none"), mesh=one_device, tile=tile,
         )  # fmt: skip
         return np.stack([done.image.astype(int) for block in found for done in block])
 
-    whole, parts = go(None), go(Tile(48, 96, 16))
-    assert np.abs(whole - parts).mean() < 6  # grey levels of 255; 4.5 when this was written
-    borders = {0: [31, 47], 1: [47, 95, 95, 143]}
+    whole, parts, hard = go(None), go(Tile(48, 96, 16)), go(Tile(48, 96, 0))
 
-    def seam(images, axis):
-        change = np.abs(np.diff(images.mean(-1), axis=1 + axis)).mean((0, 2 - axis))
-        return change[borders[axis]].mean() / change.mean()
+    def far(images):
+        return np.abs(images - whole).mean()
 
-    for axis in (0, 1):
-        assert seam(parts, axis) < 1.1 * seam(whole, axis)
+    assert far(parts) < 0.75 * far(go(None, seed=1))  # 6.3 and 10.1 grey levels when this was written
+    assert far(parts) < far(hard)  # 7.7
+
+    def seam(images, axis, borders):
+        """How much more neighbouring pixels differ there than elsewhere, beyond the whole image's."""
+
+        def excess(images):
+            change = np.abs(np.diff(images.mean(-1), axis=1 + axis)).mean((0, 2 - axis))
+            return change[borders].mean() / change.mean()
+
+        return excess(images) / excess(whole) - 1
+
+    for axis, borders, cut in ((0, [31, 47], [47]), (1, [47, 95, 95, 143], [95])):
+        assert seam(hard, axis, cut) > 0.5  # tiles that are not blended do show
+        assert seam(parts, axis, borders) < 0.2  # 0.12 and 0.07
     np.testing.assert_array_equal(go(Tile(96, 192, 16)), whole)
