@@ -219,4 +219,4 @@ def test_flops_are_counted_by_what_there_is_where_there_is_no_cpu(monkeypatch):
         raise RuntimeError(f"Unknown backend {backend}")
 
     monkeypatch.setattr(jax, "local_devices", missing)
-    assert flops(jnp.matmul, np.ones((2, 3)), np.ones((3, 4))) == 2 * 2 * 3 * 4  # the default backend counts here
+    assert flops(jnp.matmul, draw(2, 3), draw(3, 4)) == 2 * 2 * 3 * 4  # the default backend counts here
