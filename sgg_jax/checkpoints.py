@@ -6,6 +6,8 @@ A seal, written last, holds the digest of every file of a checkpoint. What a sea
 import hashlib
 import json
 import logging
+import os
+import shutil
 import sys
 import time
 import warnings
@@ -47,6 +49,7 @@ class Checkpoints:
         self._pool = ThreadPoolExecutor(1, "seal")
         self._sealing: Future[None] | None = None
         self.manager: ocp.CheckpointManager | None = None
+        self._opened: int | None = None
         found = None
         if hosts.leads():
             found = newest(directory)
@@ -54,6 +57,7 @@ class Checkpoints:
                 if found is None or step > found:
                     _set_aside(directory / str(step))
             self.manager = _manager(directory, keep)
+            self._opened = os.open(directory, os.O_RDONLY)  # while it is open, no other directory can look like it
         agreed = hosts.agreed(-1 if found is None else found)
         self._latest = None if agreed < 0 else agreed
 
@@ -68,6 +72,8 @@ class Checkpoints:
                 self._pool.shutdown()
                 if self.manager is not None:
                     self.manager.close()
+                if self._opened is not None:
+                    os.close(self._opened)
 
     def latest(self) -> int | None:
         """Step of the newest checkpoint."""
@@ -96,6 +102,12 @@ class Checkpoints:
         self._sealing = self._pool.submit(self._seal, self.manager, step)
 
     def _seal(self, manager: ocp.CheckpointManager, step: int) -> None:
+        manager.wait_until_finished()
+        # orbax makes a directory that vanished anew, and goes on in it with what it has not written yet
+        assert self._opened is not None
+        if not os.path.samestat(os.fstat(self._opened), os.stat(self.directory)):
+            shutil.rmtree(self.directory / str(step), ignore_errors=True)
+            raise OSError("the directory was moved or deleted meanwhile")
         _seal(manager, self.directory / str(step), self.about)
 
     def _sealed(self) -> None:
