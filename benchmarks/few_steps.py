@@ -4,9 +4,9 @@
     python benchmarks/few_steps.py time --workdir runs/few_steps
     python benchmarks/few_steps.py table --workdir runs/few_steps --out benchmarks/few_steps.json --plot few_steps.png
 
-`train`: for every seed a guide, and for every setting and seed the translations of 64 images under it, and a student of
-them: its mIoU on the target, the judge's agreement. A row is kept as it is finished, so the same command goes on;
---settings and --seeds name a part of the work. `time`: seconds per image, settings in turns, on a machine with nothing
+`train`: PTL's guide for every seed, and for every setting and seed the translations of 64 images under it, and a
+student of them: its mIoU on the target, the judge's agreement. A row is kept as it is finished, so the same command
+goes on; --settings and --seeds name a part of the work. `time`: seconds per image, settings in turns, on a machine with nothing
 else to do. `table`: Markdown, JSON and the plot of what both have found.
 """
 
@@ -31,7 +31,8 @@ from sgg_jax.checks import check, claim  # noqa: E402
 from sgg_jax.experiment import Experiment  # noqa: E402
 from sgg_jax.methods import guide  # noqa: E402
 from sgg_jax.records import read_json, write_json  # noqa: E402
-from sgg_jax.stages import fit_segmenter, scored, train_segmenter  # noqa: E402
+from sgg_jax.results import guide_place  # noqa: E402
+from sgg_jax.stages import adapt, fit_segmenter, scored, train_segmenter  # noqa: E402
 from sgg_jax.translated_sets import translate_into  # noqa: E402
 from sgg_jax.translation import translate_all  # noqa: E402
 from sgg_jax.workdir import commit  # noqa: E402
@@ -40,12 +41,12 @@ PAPER: dict[str, Any] = dict(steps=0, sampler="ddpm", spacing="even", lcg_every=
 TWELVE: dict[str, Any] = {**PAPER, "steps": 12}
 FIVE: dict[str, Any] = {**PAPER, "steps": 5, "spacing": "trailing"}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "ddpm 100": PAPER,  # every step of the depth
+    "ddpm 250": PAPER,  # every step of the depth
     "ddpm 12": TWELVE,
     "ddpm 12, lcg every 4th": {**TWELVE, "lcg_every": 4},
     "ddpm 12, gradient every 2nd": {**TWELVE, "gradient_every": 2},
     "ddpm 12, deep every 3rd": {**TWELVE, "deep_every": 3},
-    "ddpm 12, guided below 50": {**TWELVE, "interval": (0.0, 0.05)},
+    "ddpm 12, guided below 125": {**TWELVE, "interval": (0.0, 0.125)},
     "dpm 12": {**TWELVE, "sampler": "dpm", "spacing": "trailing"},
     "ddpm 6": {**TWELVE, "steps": 6},
     "ddpm 5": FIVE,
@@ -55,18 +56,21 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dpm 3, lcg every 3rd": {**FIVE, "sampler": "dpm", "steps": 3, "lcg_every": 3},
 }
 """Fields of config.translate; scale and clip_ratio are those of configs/default.py."""
-STUDY = "64 source images, guides and judge of 400 steps of 16, students of 150 of 8, 200 test images, depth 100"
+STUDY = (
+    "64 source images, guides and judge of 400 steps of 16, three rounds of PTL of 150, students of 150 of 8, "
+    "200 test images, depth 250"
+)
 
 
 def configured(setting: str, seed: int) -> Any:
-    """The study's config, smaller, with the fields of a setting ("" for none)."""
+    """The study's config, smaller, with the fields of a setting ("" for those of PTL's rounds)."""
     config = study.get_config()
     config.seed = seed
     config.data.source.streets.count, config.data.test.streets.count = 64, 200
-    config.segmenter.training.steps, config.student.training.steps = 400, 150
+    for recipe, steps in ((config.segmenter, 400), (config.adapt, 150), (config.student, 150)):
+        recipe.training.steps = steps
     config.student.training.batch_size = 8
-    config.translate.update(guide="source", depth=100)
-    config.translate.update(SETTINGS.get(setting, {}))
+    config.translate.update(SETTINGS.get(setting, TWELVE))
     return config
 
 
@@ -76,7 +80,9 @@ def train(workdir: Path, settings: list[str], seeds: list[int]) -> None:
     train_segmenter(base)
     for seed in seeds:
         seeded = base.with_seed(seed)
-        weights = guide(seeded)
+        guide(seeded)
+        adapt(seeded)
+        weights = seeded.segmenter_params(guide_place(seeded))
         for name in settings:
             path = workdir / "rows" / f"{name}-{seed}.json"
             if not path.exists():
@@ -121,7 +127,7 @@ def time_settings(workdir: Path, settings: list[str], repeats: int = 3) -> None:
 def table(workdir: Path, out: Path, plot: Path | None) -> None:
     rows = [read_json(path) for path in sorted((workdir / "rows").glob("*.json"))]
     timed = read_json(workdir / "seconds.json")
-    seconds, slowest = timed["seconds_per_image"], timed["seconds_per_image"]["ddpm 100"][0]
+    seconds, slowest = timed["seconds_per_image"], timed["seconds_per_image"]["ddpm 250"][0]
     lines = [harness.head("setting", "s per image", "times cheaper", "mIoU, %", "agreement, %", "seeds")]
     points = {}
     for name in SETTINGS:
