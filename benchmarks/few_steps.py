@@ -6,8 +6,8 @@
 
 `train`: PTL's guide for every seed, and for every setting and seed the translations of 64 images under it, and a
 student of them: its mIoU on the target, the judge's agreement. A row is kept as it is finished, so the same command
-goes on; --settings and --seeds name a part of the work. `time`: seconds per image, settings in turns, on a machine with nothing
-else to do. `table`: Markdown, JSON and the plot of what both have found.
+goes on; --settings and --seeds name a part of the work. `time`: seconds per image, settings in turns, on a machine with
+nothing else to do. `table`: Markdown, JSON and the plot of what both have found.
 """
 
 import argparse
