@@ -19,6 +19,7 @@ from sgg_jax.data.classes import CITYSCAPES, SUBSETS
 from sgg_jax.data.crops import steady_crop
 from sgg_jax.data.dataset import VOID, Dataset, LeftOutError, readable
 from sgg_jax.devices import replicate, shard
+from sgg_jax.models.layers import softmax
 from sgg_jax.prediction import AS_IT_IS, Size, Views, predict, predictions_at
 from sgg_jax.progress import track
 from sgg_jax.schedule import NoiseSchedule, diffuse
@@ -72,8 +73,8 @@ def pixel_accuracy(confusion: np.ndarray) -> float:
 def predict_surely(segmenter: Segmenter, image: Array, threshold: Array) -> Array:
     """`predict` from the mean probabilities of the image and its mirror image; VOID where they are below threshold."""
     batch = to_float(image)
-    mirrored = jax.nn.softmax(segmenter(batch[:, :, ::-1]))[:, :, ::-1]
-    chance = (jax.nn.softmax(segmenter(batch)) + mirrored) / 2
+    mirrored = softmax(segmenter(batch[:, :, ::-1]))[:, :, ::-1]
+    chance = (softmax(segmenter(batch)) + mirrored) / 2
     return jnp.where(chance.max(-1) >= threshold, chance.argmax(-1), VOID).astype("uint8")
 
 

@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 
 from sgg_jax.devices import replicate, shard
 from sgg_jax.errors import InputError
+from sgg_jax.models.layers import softmax
 from sgg_jax.types import Array, Logits, Segmenter, to_float
 
 Size = tuple[int, int]
@@ -200,7 +201,7 @@ def _most_likely(seen: tuple[Array, ...], grid: Grid, inner: Size, size: Size) -
     logits = [upsampled(view, size) for view in views]
     if len(logits) == 1:
         return logits[0].argmax(-1).astype("uint8")
-    image, mirrored = map(jax.nn.softmax, logits)
+    image, mirrored = map(softmax, logits)
     return (image + mirrored[:, ::-1]).argmax(-1).astype("uint8")
 
 

@@ -9,6 +9,8 @@ import os
 import shutil
 import socket
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import pytest
@@ -49,6 +51,16 @@ def one_device() -> Mesh:
 @pytest.fixture(scope="session")
 def four_devices() -> Mesh:
     return jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget() -> Iterator[None]:
+    """Compiled programs of other modules, once they are many: Linux gives a process 65,530 mappings of memory, each
+    program takes some, and where there are no more jax ends the process."""
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_text().count("\n") > 20_000:
+        jax.clear_caches()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

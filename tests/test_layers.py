@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from sgg_jax.models.layers import (
     Attention,
@@ -13,9 +15,11 @@ from sgg_jax.models.layers import (
     Downsample,
     GroupNorm,
     ResBlock,
+    attend,
     conv2d,
     depth_to_space,
     repeat_pixels,
+    softmax,
     space_to_depth,
 )
 
@@ -223,6 +227,34 @@ def test_attention_is_the_literal_softmax():
         assert query or weights.max() > 2 * weights.min()
     wanted = x + literal_layer(layer.out, mixed.reshape(x.shape))
     np.testing.assert_allclose(layer(x), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_softmax_and_its_gradient_are_those_of_jax():
+    logits, pull = 30 * draw(4, 5, 7), draw(4, 5, 7, seed=1)
+    for ours, theirs in zip(jax.vjp(softmax, logits), jax.vjp(jax.nn.softmax, logits), strict=True):
+        ours, theirs = (one(pull)[0] if callable(one) else one for one in (ours, theirs))
+        np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=1e-6)
+    np.testing.assert_array_equal(softmax(jnp.array([1e30, -1e30, -jnp.inf])), [1, 0, 0])
+
+
+def test_attention_and_its_gradient_are_the_same_bits_on_any_number_of_devices():
+    """Of a division by the softmax's sum XLA makes a product on one device, and none on several."""
+    q, k, v, pull = (jnp.asarray(3 * draw(8, 24, 2, 8, seed=seed)) for seed in range(4))
+
+    def pushed(q, k, v, pull):
+        mixed, back = jax.vjp(attend, q, k, v)
+        return mixed, *back(pull)
+
+    found = {}
+    for devices in (1, 2, 4):
+        mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+        on_each = jax.jit(jax.shard_map(pushed, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False))
+        rows = 2 * devices
+        parts = [on_each(*(a[i : i + rows] for a in (q, k, v, pull))) for i in range(0, 8, rows)]
+        found[devices] = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    for devices in (2, 4):
+        for one, several in zip(found[1], found[devices], strict=True):
+            np.testing.assert_array_equal(one, several)
 
 
 def test_attention_heads_must_divide():

@@ -7,7 +7,7 @@ from flax import nnx
 from jax import lax
 
 from sgg_jax.models.convolutions import AtrousConv
-from sgg_jax.models.layers import Array, Conv, Linear, Rng, channel_mean, repeat_pixels
+from sgg_jax.models.layers import Array, Conv, Linear, Rng, attend, channel_mean, repeat_pixels
 
 
 def average_pool(x: Array) -> Array:
@@ -124,8 +124,7 @@ class Attention(nnx.Module):
         order = (3, self.heads) if self.new_order else (self.heads, 3)
         qkv = self.qkv(self.norm(x)).reshape(b, h * w, *order, c // self.heads)
         q, k, v = jnp.moveaxis(qkv, 2 if self.new_order else 3, 0)
-        mixed = jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if self.flash else "xla")
-        return x + self.out(mixed.reshape(b, h, w, c))
+        return x + self.out(attend(q, k, v, "cudnn" if self.flash else "xla").reshape(b, h, w, c))
 
 
 class Resize(nnx.Module):

@@ -5,6 +5,7 @@ running state, so training and evaluation are the same function.
 """
 
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -235,6 +236,38 @@ class ResBlock(nnx.Module):
         return h + (x if self.skip is None else self.skip(x))
 
 
+@jax.custom_jvp
+def softmax(logits: Array) -> Array:
+    """exp(logits) over its sum, over the last axis.
+
+    As a product with the sum's inverse: of a division, as in jax.nn.softmax, XLA makes one or the other by how many
+    devices it compiles for, and translations would differ in their last bit.
+    """
+    found = jnp.exp(logits - logits.max(-1, keepdims=True))
+    return found * (1 / found.sum(-1, keepdims=True))
+
+
+@softmax.defjvp
+def _softmax_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    found, tangent = softmax(*primals), tangents[0]
+    return found, found * (tangent - (found * tangent).sum(-1, keepdims=True))
+
+
+AttentionKernel = Literal["xla", "cudnn"]
+"""What computes attention: XLA anywhere, or cuDNN's fused kernel (NVIDIA, 16-bit numbers only)."""
+
+
+def attend(q: Array, k: Array, v: Array, kernel: AttentionKernel = "xla") -> Array:
+    """Attention of N queries to M keys (Vaswani et al. 2017, eq. 1), softmax in float32.
+
+    [B,N,heads,D], and two of [B,M,heads,D] -> [B,N,heads,D].
+    """
+    if kernel == "cudnn":
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    weights = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    return jnp.einsum("bnqk,bknd->bqnd", softmax(weights).astype(v.dtype), v)
+
+
 class Attention(nnx.Module):
     """Multi-head self-attention over all positions, residual, softmax in float32. [B,H,W,C] -> [B,H,W,C]."""
 
@@ -250,9 +283,7 @@ class Attention(nnx.Module):
         b, h, w, c = x.shape
         qkv = self.qkv(self.norm(x)).reshape(b, h * w, 3, c // self.head, self.head)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        weights = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32) * self.head**-0.5
-        mixed = jnp.einsum("bnqk,bknd->bqnd", jax.nn.softmax(weights).astype(v.dtype), v)
-        return x + self.out(mixed.reshape(b, h, w, c))
+        return x + self.out(attend(q, k, v).reshape(b, h, w, c))
 
 
 class Downsample(nnx.Module):

@@ -5,7 +5,7 @@ dropped, so training and evaluation are the same function.
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from sgg_jax.models.layers import Array, Conv, Rng, lecun_normal
+from sgg_jax.models.layers import Array, AttentionKernel, Conv, Rng, attend, lecun_normal
 
 _WIDE = {"widths": (64, 128, 320, 512)}
 _COMMON = {"heads": (1, 2, 5, 8), "reductions": (8, 4, 2, 1), "mlp_ratios": (4, 4, 4, 4)}
@@ -29,10 +29,6 @@ VARIANTS = {
 
 EMBEDDINGS = ((7, 4), (3, 2), (3, 2), (3, 2))
 """Kernel size and stride of the four overlapping patch embeddings."""
-
-
-AttentionKernel = Literal["xla", "cudnn"]
-"""What computes attention: XLA anywhere, or cuDNN's fused kernel (NVIDIA, bfloat16 only; not measured here)."""
 
 
 def patches(x: Array, size: int, stride: int) -> Array:
@@ -147,7 +143,7 @@ class EfficientAttention(nnx.Module):
             raise ValueError(f"attention_kernel is {kernel!r}; it is one of xla, cudnn")
         if kernel == "cudnn" and dtype == "float32":
             raise ValueError("attention_kernel 'cudnn' computes in bfloat16 only, and dtype is 'float32'")
-        self.heads, self.implementation = heads, kernel
+        self.heads, self.kernel = heads, kernel
         self.q = Conv(channels, channels, 1, dtype=dtype, rng=rng)
         self.kv = Conv(channels, 2 * channels, 1, dtype=dtype, rng=rng)
         self.out = Conv(channels, channels, 1, dtype=dtype, rng=rng)
@@ -158,7 +154,7 @@ class EfficientAttention(nnx.Module):
         memory = x if self.reduce is None else self.reduce(x)
         q = self.q(x).reshape(b, h * w, self.heads, c // self.heads)
         kv = self.kv(memory).reshape(b, -1, 2, self.heads, c // self.heads)
-        mixed = jax.nn.dot_product_attention(q, kv[:, :, 0], kv[:, :, 1], implementation=self.implementation)
+        mixed = attend(q, kv[:, :, 0], kv[:, :, 1], self.kernel)
         return self.out(mixed.reshape(b, h, w, c))
 
 
