@@ -70,10 +70,10 @@ class Checkpoints:
                 self._sealed()
             finally:
                 self._pool.shutdown()
-                if self.manager is not None:
-                    self.manager.close()
                 if self._opened is not None:
                     os.close(self._opened)
+                if self.manager is not None:
+                    self.manager.close()
 
     def latest(self) -> int | None:
         """Step of the newest checkpoint."""

@@ -238,7 +238,7 @@ def test_softmax_and_its_gradient_are_those_of_jax():
 
 
 def test_attention_and_its_gradient_are_the_same_bits_on_any_number_of_devices():
-    """Of a division by the softmax's sum XLA makes a product on one device, and none on several."""
+    """With jax.nn.softmax the gradient is not."""
     q, k, v, pull = (jnp.asarray(3 * draw(8, 24, 2, 8, seed=seed)) for seed in range(4))
 
     def pushed(q, k, v, pull):

@@ -240,8 +240,8 @@ class ResBlock(nnx.Module):
 def softmax(logits: Array) -> Array:
     """exp(logits) over its sum, over the last axis.
 
-    As a product with the sum's inverse: of a division, as in jax.nn.softmax, XLA makes one or the other by how many
-    devices it compiles for, and translations would differ in their last bit.
+    In products alone: the gradient of jax.nn.softmax differs in its last bit between one device and several, and with
+    it would translations (tests/test_layers.py).
     """
     found = jnp.exp(logits - logits.max(-1, keepdims=True))
     return found * (1 / found.sum(-1, keepdims=True))
