@@ -20,6 +20,7 @@ from benchmarks.harness import Call  # noqa: E402
 from benchmarks.work import FINE_TUNING, TRANSLATIONS, Network, Work  # noqa: E402
 from configs import default  # noqa: E402
 from sgg_jax import guidance  # noqa: E402
+from sgg_jax.accumulation import groups_of  # noqa: E402
 from sgg_jax.devices import replicate, shard  # noqa: E402
 from sgg_jax.experiment import Experiment  # noqa: E402
 from sgg_jax.models import flops, named  # noqa: E402
@@ -40,6 +41,8 @@ SAME: dict[str, Any] = {
     "translate.blur": 0.0,
     "translate.chroma": 1.0,
     "translate.normalize": False,
+    "denoiser.training.groups": 1,
+    "segmenter.training.groups": 1,
 }
 """Settings of the maths that both sides compute, whatever the defaults become."""
 TINY: dict[str, Any] = {
@@ -240,7 +243,7 @@ class Trainer:
             self.objective, constants = segmenter_objective(network.func, None), jnp.asarray(ours.class_weights)
         state = init_state(network.args[0], recipe)
         self.state, self.constants = replicate((state, constants), self.mesh)
-        self.run_step = make_step(self.objective, recipe.rule, self.mesh)
+        self.run_step = make_step(self.objective, recipe.rule, self.mesh, groups_of(recipe, self.mesh))
 
     def batch(self, image: np.ndarray | None = None) -> dict[str, jax.Array]:
         return shard({"image": self.image if image is None else image, "labels": self.labels}, self.mesh)

@@ -35,17 +35,30 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import torch  # noqa: E402
 
-Axis = tuple[str, str, list[Any]]  # call, field of the config or "classes", its values
-AXES: dict[str, Axis] = {
-    "images at once": ("whole translation", "translate.batch_size", [1, 2, 4, 8, 16]),
-    "height, width": ("whole translation", "data.size", [(24, 48), (48, 96), (96, 192)]),
-    "classes present": ("LCG step (with its denoiser pass)", "classes", [1, 2, 4, 8]),
-    "depth, at 12 steps": ("whole translation", "translate.depth", [25, 100, 400]),
-    "steps": ("whole translation", "translate.steps", [3, 6, 12, 25]),
+Values = list[tuple[Any, dict[str, Any]]]  # what is shown, and the fields of the config that it changes, or "classes"
+
+
+def over(field: str, *values: Any, **fixed: Any) -> Values:
+    return [(value, {field: value, **fixed}) for value in values]
+
+
+TRAINED = {"translate.batch_size": 16}  # images of a training step here
+AXES: dict[str, tuple[str, Values]] = {
+    "images at once": ("whole translation", over("translate.batch_size", 1, 2, 4, 8, 16)),
+    "height, width": ("whole translation", over("data.size", (24, 48), (48, 96), (96, 192))),
+    "classes present": ("LCG step (with its denoiser pass)", over("classes", 1, 2, 4, 8)),
+    "depth, at 12 steps": ("whole translation", over("translate.depth", 25, 100, 400)),
+    "steps": ("whole translation", over("translate.steps", 3, 6, 12, 25)),
+    "groups of 16 images (ours)": ("denoiser training step", over("denoiser.training.groups", 1, 2, 4, 8, **TRAINED)),
+    "groups of 16 images (ours), segmenter": (
+        "segmenter training step",
+        over("segmenter.training.groups", 1, 2, 4, 8, **TRAINED),
+    ),
 }
-TINY_AXES: dict[str, Axis] = {
-    "images at once": ("whole translation", "translate.batch_size", [4, 8]),
-    "classes present": ("LCG step (with its denoiser pass)", "classes", [1, 3]),
+TINY_AXES: dict[str, tuple[str, Values]] = {
+    "images at once": ("whole translation", over("translate.batch_size", 4, 8)),
+    "classes present": ("LCG step (with its denoiser pass)", over("classes", 1, 3)),
+    "groups of images (ours)": ("segmenter training step", over("segmenter.training.groups", 1, 2)),
 }
 COLD = ("whole translation", "denoiser training step", "segmenter training step")
 TINY_COLD = ("segmenter forward",)
@@ -134,10 +147,11 @@ def scaling(kinds: list[str], tiny: bool, repeats: int, only: str) -> dict[str, 
     """Cost against one thing at a time: ours and (b)."""
     print(harness.head("milliseconds an image", "", "ours", "(b)", "(b) / ours"))
     found = []
-    for title, (name, field, values) in (TINY_AXES if tiny else AXES).items():
-        for value in values if only in title else ():
-            changes = {**(TINY if tiny else {}), **({} if field == "classes" else {field: value})}
-            ours = Ours(changes, classes=value if field == "classes" else 0)
+    for title, (name, values) in (TINY_AXES if tiny else AXES).items():
+        for value, changes in values if only in title else ():
+            fields = {**(TINY if tiny else {}), **changes}
+            classes = fields.pop("classes", 0)
+            ours = Ours(fields, classes)
             peer = Peer(ours.work(), "b")
             sides, images = {"ours": ours.call(name), "b": peer.call(name)}, len(ours.image)
             row = {

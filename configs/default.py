@@ -29,6 +29,10 @@ def training(steps: int, batch_size: int, learning_rate: float) -> ConfigDict:
             # Parts that weights, their moments and averages are split into, on as many devices each, as by FSDP (Zhao
             # et al. 2023); 1 keeps a copy on every device. For networks that do not fit one.
             weight_shards=1,
+            # Groups of images, a power of two, whose gradients are added in one order: so a network ends in the same
+            # bytes on any number of devices that divides them. At most as many as divide the batch. 1: the whole batch
+            # at once, equal to rounding, and on two cores up to a fifth faster (docs/hosts.md).
+            groups=4,
         )
     )
 

@@ -37,7 +37,7 @@ def augment(key: Array, image: Image, labels: Labels, strength: Strength) -> tup
     """A random view of each image and its labels. [B,H,W,3], [B,H,W] -> the same shapes.
 
     The image stays in [-1,1], but for the noise of `diffuse`. Pixels that a zoom out brings in from outside are
-    mid-grey and VOID.
+    mid-grey and VOID. Nothing here divides an array by a number: XLA does that in one way or another.
     """
     keys = jax.random.split(key, image.shape[0])
 
@@ -63,10 +63,10 @@ def warp(key: Array, image: Array, labels: Array, strength: Strength) -> tuple[A
     """Random flip, zoom and crop of one image [H,W,3] and its labels [H,W]."""
     zoom_key, y_key, x_key, flip_key = jax.random.split(key, 4)
     low, high = -jnp.log(1 + strength.scale / 2), jnp.log(1 + strength.scale)
-    zoom = jnp.exp(jax.random.uniform(zoom_key, minval=low, maxval=high))
+    shrink = jnp.exp(-jax.random.uniform(zoom_key, minval=low, maxval=high))
     mirrored = strength.flip & jax.random.bernoulli(flip_key)
     height, width = labels.shape
-    y, x = _coordinates(y_key, height, zoom), _coordinates(x_key, width, zoom)
+    y, x = _coordinates(y_key, height, shrink), _coordinates(x_key, width, shrink)
     x = jnp.where(mirrored, width - 1 - x, x)
     inside = _inside(y, height)[:, None] & _inside(x, width)[None, :]
     resampled = jnp.einsum("yh,hwc,xw->yxc", _bilinear(y, height), image, _bilinear(x, width))
@@ -74,11 +74,11 @@ def warp(key: Array, image: Array, labels: Array, strength: Strength) -> tuple[A
     return jnp.where(inside[..., None], resampled, 0.0), jnp.where(inside, nearest, VOID)
 
 
-def _coordinates(key: Array, size: int, zoom: Array) -> Array:
-    """Where each output pixel of one axis is read, in input pixels: a window of size/zoom at a random place. [size]"""
-    window = size / zoom
-    start = jax.random.uniform(key) * (size - window)
-    return (jnp.arange(size) + 0.5) / zoom + start - 0.5
+def _coordinates(key: Array, size: int, shrink: Array) -> Array:
+    """Where each output pixel of one axis is read, in input pixels: a window of size * shrink at a random place.
+    [size]"""
+    start = jax.random.uniform(key) * (size - size * shrink)
+    return (jnp.arange(size) + 0.5) * shrink + start - 0.5
 
 
 def _inside(at: Array, size: int) -> Array:
@@ -157,5 +157,5 @@ def diffused(key: Array, image: Array, most: float) -> Array:
 def _gaussian(size: int, sigma: Array) -> Array:
     """Rows of normalised Gaussian blur weights; the identity at sigma 0. [size,size]"""
     distance = jnp.arange(size)[:, None] - jnp.arange(size)[None, :]
-    weights = jnp.exp(-0.5 * jnp.square(distance / jnp.maximum(sigma, 1e-3)))
-    return weights / weights.sum(1, keepdims=True)
+    weights = jnp.exp(-0.5 * jnp.square(distance * (1 / jnp.maximum(sigma, 1e-3))))
+    return weights * (1 / weights.sum(1, keepdims=True))

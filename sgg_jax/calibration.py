@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from sgg_jax.accumulation import groups_of
 from sgg_jax.checkpoints import write_one
 from sgg_jax.collage import Donors, collage
 from sgg_jax.data.dataset import Dataset, readable
@@ -109,7 +110,7 @@ class Calibration:
             params = run.segmenter_network(role_of(stream))[1]
             constants = jnp.ones(len(run.names))
         mesh = split_mesh(run.mesh, recipe.weight_shards)
-        step = make_step(objective, recipe.rule, mesh)
+        step = make_step(objective, recipe.rule, mesh, groups_of(recipe, mesh))
         state, constants = spread(init_state(params, recipe), mesh), replicate(constants, mesh)
         batch = run.batches(dataset, recipe.batch_size, 0)(0)
         batch = shard({name: batch[name] for name in ("image", "labels") if name in batch}, mesh)

@@ -49,11 +49,14 @@ class Recipe:
     decay_all: bool  # decay biases and norms, too
     rates: tuple[tuple[str, float], ...]  # (start of weights' dotted names, factor of the learning rate); first match
     weight_shards: int  # parts that weights, moments and averages are split into, on as many devices each
+    groups: int  # of a batch's images, 2^n, whose gradients are added in one order on any number of devices
 
     def __post_init__(self) -> None:
         for field, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             if getattr(self, field) not in known:
                 raise InputError(f"training.{field} is {getattr(self, field)!r}: choose one of {', '.join(known)}")
+        if self.groups < 1 or self.groups.bit_count() > 1:
+            raise InputError(f"training.groups is {self.groups}: it must be a power of two (1, 2, 4, ...)")
         for row in self.rates:
             if len(row) != 2 or not isinstance(row[0], str) or not row[1] >= 0:
                 raise InputError(f"training.rates has {row!r}: give (start of names, factor of at least 0)")

@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from sgg_jax import hosts, stopping
+from sgg_jax.accumulation import groups_of, mean_of_groups
 from sgg_jax.augmentation import Strength, augment
 from sgg_jax.checkpoints import Checkpoints
 from sgg_jax.data.loader import Waiting, prefetch
@@ -92,17 +93,19 @@ def init_state(params: Params, recipe: Recipe) -> TrainState:
 
 
 @cache
-def make_step(objective: Objective, rule: Rule, mesh: Mesh) -> Callable[..., Any]:
-    """The jitted step (state, constants, batch, seed, learning_rate) -> (state, {"loss", "grad_norm"}).
+def make_step(objective: Objective, rule: Rule, mesh: Mesh, groups: int = 1) -> Callable[..., Any]:
+    """The step (state, constants, batch, seed, learning_rate) -> (state, {"loss", "grad_norm"}).
 
     Cached, and everything that differs between runs of one network is an operand: one compile serves them all.
-    The state is donated. Randomness is fold_in(key(seed), step).
+    The state is donated. Randomness is fold_in(key(seed), step). One compiled program, or for more `groups` than one
+    a few (accumulation.py).
     """
     transform = optimizer(rule)
 
-    def step(state: TrainState, constants: Any, batch: Batch, seed: Array, learning_rate: Array) -> Any:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        loss, gradient = jax.value_and_grad(objective)(state.params, constants, batch, key)
+    def key_of(seed: Array, step: Array) -> Array:
+        return jax.random.fold_in(jax.random.key(seed), step)
+
+    def updated(state: TrainState, loss: Array, gradient: Params, learning_rate: Array) -> Any:
         updates, optimizer_state = transform.update(gradient, state.optimizer, state.params)
         params = jax.tree.map(lambda p, u: p + learning_rate * u, state.params, updates)
         decay = jnp.minimum(rule.ema, (1.0 + state.step) / (10.0 + state.step))
@@ -110,7 +113,17 @@ def make_step(objective: Objective, rule: Rule, mesh: Mesh) -> Callable[..., Any
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradient)}
         return keep_spread(TrainState(params, average, optimizer_state, state.step + 1), mesh), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    def step_by(key: Any, gradient: Any, update: Any) -> Callable[..., Any]:
+        def step(state: TrainState, constants: Any, batch: Batch, seed: Array, learning_rate: Array) -> Any:
+            found = gradient(state.params, constants, batch, key(seed, state.step))
+            return update(state, *found, learning_rate)
+
+        return step
+
+    gradient = jax.value_and_grad(objective)
+    if groups == 1:
+        return jax.jit(step_by(key_of, gradient, updated), donate_argnums=0)
+    return step_by(jax.jit(key_of), mean_of_groups(gradient, groups, mesh), jax.jit(updated, donate_argnums=0))
 
 
 @hosts.needed()
@@ -139,7 +152,7 @@ def fit(
     """
     check_batch(recipe.batch_size, mesh, f"batch_size of {label}")
     mesh = split_mesh(mesh, recipe.weight_shards)
-    train_step = make_step(objective, recipe.rule, mesh)
+    train_step = make_step(objective, recipe.rule, mesh, groups_of(recipe, mesh))
     rates = learning_rates(recipe)
     with Checkpoints(directory / "checkpoints", about=about) as checkpoints:
         state = init_state(params, recipe)

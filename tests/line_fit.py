@@ -8,7 +8,7 @@ from sgg_jax.optimization import Recipe
 
 RECIPE = Recipe(
     steps=11, batch_size=8, learning_rate=0.2, warmup=3, weight_decay=0.01, clip=1.0, ema=0.9, save_every=4,
-    optimizer="adamw", schedule="cosine", power=0.9, b2=0.99, decay_all=True, rates=(), weight_shards=1,
+    optimizer="adamw", schedule="cosine", power=0.9, b2=0.99, decay_all=True, rates=(), weight_shards=1, groups=1,
 )  # fmt: skip
 TRUTH = np.array([[1.0, -2.0], [0.5, 0.0], [-1.0, 3.0]], np.float32)
 PARAMS = {"line": {"slope": jnp.zeros((3, 2)), "offset": jnp.zeros(2)}}

@@ -38,6 +38,7 @@ ORDER = [
     "evaluation",
     "checkpoints",
     "optimization",
+    "accumulation",
     "training",
     "pretrained",
     "given",

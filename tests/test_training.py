@@ -101,7 +101,7 @@ def test_two_thousand_steps_hold_on_to_nothing(tmp_path, one_device):
         return batch(step)
 
     train(tmp_path, one_device, batches, recipe=recipe)
-    assert make_step(squares, RECIPE.rule, one_device)._cache_size() == 1
+    assert make_step(squares, RECIPE.rule, one_device, 1)._cache_size() == 1
     (before, files_before), (after, files_after) = found[490], found[2490]
     assert after - before < 20 * 2**20
     assert files_after <= files_before
@@ -271,15 +271,16 @@ def test_large_arrays_are_split_along_their_longest_side_that_divides(four_devic
     assert devices.weight_sharding((512, 512), four_devices).spec == P()
 
 
-def test_one_trace_serves_all_runs_of_a_network(tmp_path, four_devices):
-    traces = []
+@pytest.mark.parametrize("groups", [1, 4])
+def test_one_trace_serves_all_runs_of_a_network(tmp_path, four_devices, groups):
+    traces, recipe = [], replace(RECIPE, groups=groups)
 
     def counted(*operands):
         traces.append(1)
         return squares(*operands)
 
-    first = train(tmp_path / "a", four_devices, objective=counted)
-    other = replace(RECIPE, steps=5, learning_rate=0.1, warmup=1, save_every=2)
+    first = train(tmp_path / "a", four_devices, objective=counted, recipe=recipe)
+    other = replace(recipe, steps=5, learning_rate=0.1, warmup=1, save_every=2)
     second = train(tmp_path / "b", four_devices, objective=counted, recipe=other, seed=7, scale=2.0)
     assert len(traces) == 1
     assert np.abs(first["line"]["slope"] - second["line"]["slope"]).max() > 1e-3
