@@ -134,11 +134,12 @@ def test_own_deep_features_change_nothing_and_others_do(kind):
     x, other = (jax.random.normal(jax.random.key(i), (2, 16, 24, 3)) for i in range(2))
     for step in (jnp.array([400]), jnp.array([400, 400])):
         for denoiser in (FromNoise(apply, "linear", 1000), FromVelocity(apply, "linear", 1000)):
-            eps, deep = denoiser.with_deep(params, x, step)
-            np.testing.assert_allclose(eps, denoiser(params, x, step), atol=1e-5)
-            np.testing.assert_allclose(denoiser.on_deep(params, x, step, deep), eps, atol=1e-5)
-            foreign = denoiser.with_deep(params, other, step)[1]
-            assert float(jnp.abs(denoiser.on_deep(params, x, step, foreign) - eps).max()) > 1e-2
+            whole, with_deep, on_deep = map(jax.jit, (denoiser.__call__, denoiser.with_deep, denoiser.on_deep))
+            eps, deep = with_deep(params, x, step)
+            np.testing.assert_allclose(eps, whole(params, x, step), atol=1e-5)
+            np.testing.assert_allclose(on_deep(params, x, step, deep), eps, atol=1e-5)
+            foreign = with_deep(params, other, step)[1]
+            assert float(jnp.abs(on_deep(params, x, step, foreign) - eps).max()) > 1e-2
 
 
 def test_deep_features_serve_so_many_steps():
@@ -148,11 +149,12 @@ def test_deep_features_serve_so_many_steps():
     start = x = jax.random.normal(jax.random.key(5), (*given.shape, 3))
     image, _ = run_chain(denoiser, schedule, x, guidance=global_scene, scale=1.0, given=given, deep_every=3)
     keys = image_keys(jnp.int32(0), jnp.arange(3))
+    with_deep, on_deep = jax.jit(denoiser.func.with_deep), jax.jit(denoiser.func.on_deep)
     for done in range(5):
         row = schedule.row(4 - done)
         if done % 3 == 0:
-            deep = denoiser.func.with_deep(params, x, row.step[None])[1]
-        eps = denoiser.func.on_deep(params, x, row.step[None], deep)
+            deep = with_deep(params, x, row.step[None])[1]
+        eps = on_deep(params, x, row.step[None], deep)
         where = Point(
             x, x, eps, row, row.variance, row.index, given, pairs(given), jnp.float32(0), denoiser, mixing_segmenter()
         )  # fmt: skip

@@ -4,12 +4,13 @@ import jax
 import pytest
 from tiny_run import tiny
 
-from sgg_jax import pipeline, planning
+from sgg_jax import calibration, pipeline, planning
 from sgg_jax.errors import InputError
 from sgg_jax.pipeline import main
 
 
-def test_a_plan_does_not_tie_the_directory(tmp_path):
+def test_a_plan_does_not_tie_the_directory(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "timed", lambda call, repeats=3: (2.0, 5.0))  # seconds of every call
     config = tiny()
     main("plan", config, tmp_path)
     config.translate.steps = 2

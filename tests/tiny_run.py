@@ -11,7 +11,7 @@ def tiny():
     config.data.size = (16, 32)
     for role, count in dict(source=6, target=12, judge=8, val=4, test=8).items():
         config.data[role].streets.count = count
-    config.denoiser.unet.widths = (32, 32)
+    config.denoiser.unet.widths = (32,)
     config.segmenter.encoder_decoder.widths = (8, 16)
     config.denoiser.unet.blocks = config.segmenter.encoder_decoder.blocks = 1
     for section in (config.denoiser, config.segmenter, config.adapt, config.student):
