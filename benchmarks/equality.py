@@ -89,7 +89,8 @@ def _trained(ours: Ours, section: str) -> Trained:
     moment: dict[str, np.ndarray] = {name: np.zeros_like(leaf) for name, leaf in before.items()}
     for number in range(STEPS):
         key = jax.random.fold_in(jax.random.key(SEED), number)
-        batches.append(denoising_batch(ours, key) if section == "denoiser" else (ours.image,))
+        keys = jax.vmap(lambda i, key=key: jax.random.fold_in(key, i))(np.arange(len(ours.image)))
+        batches.append(denoising_batch(ours, keys) if section == "denoiser" else (ours.image,))
         metrics.append({name: float(value) for name, value in trainer.step().items()})
         last, moment = moment, _copied(optax.tree_utils.tree_get(trainer.state.optimizer, "mu"))
         slopes = {name: np.abs(leaf - MOMENTUM * last[name]) for name, leaf in moment.items()}
@@ -99,13 +100,18 @@ def _trained(ours: Ours, section: str) -> Trained:
     return Trained(batches, metrics, before, _copied(trainer.state.params), _copied(trainer.state.ema), sure)
 
 
-def denoising_batch(ours: Ours, key: jax.Array) -> tuple[np.ndarray, ...]:
-    """Images, levels and noise as training.denoiser_objective and losses.denoising_loss draw them from that key."""
-    flip, key = jax.random.split(key)
-    step_key, noise_key = jax.random.split(key)
-    mirrored = np.asarray(jax.random.bernoulli(flip, shape=(len(ours.image),))) & ours.config.denoiser.flip
-    level = np.array(jax.random.randint(step_key, mirrored.shape, 0, len(ours.run.betas)))
-    noise = np.array(jax.random.normal(noise_key, ours.image.shape))
+def denoising_batch(ours: Ours, keys: jax.Array) -> tuple[np.ndarray, ...]:
+    """Images, levels and noise as training.denoiser_objective and losses.denoising_loss draw them from the images'
+    keys."""
+
+    def drawn(key: jax.Array) -> tuple[jax.Array, ...]:
+        flip, key = jax.random.split(key)
+        step_key, noise_key = jax.random.split(key)
+        level = jax.random.randint(step_key, (), 0, len(ours.run.betas))
+        return jax.random.bernoulli(flip), level, jax.random.normal(noise_key, ours.image.shape[1:])
+
+    mirrored, level, noise = map(np.array, jax.vmap(drawn)(keys))
+    mirrored &= ours.config.denoiser.flip
     return np.where(mirrored[:, None, None, None], ours.image[:, :, ::-1], ours.image), level, noise
 
 

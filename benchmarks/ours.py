@@ -254,8 +254,9 @@ class Trainer:
 
     def flops(self) -> float:
         """Of the loss and its gradient; the optimiser's are few beside."""
-        gradient = jax.value_and_grad(self.objective)
-        return flops(gradient, self.state.params, self.constants, self.batch(), jax.random.key(self.seed))
+        gradient = jax.value_and_grad(self.objective, has_aux=True)
+        keys = jax.random.split(jax.random.key(self.seed), len(self.image))
+        return flops(gradient, self.state.params, self.constants, self.batch(), keys)
 
 
 def called(network: Partial, *inputs: jax.Array) -> jax.Array:

@@ -107,7 +107,7 @@ def training_step(scale: Scale) -> Work:
     denoiser = network(DENOISER, scale.small, scale.dtype).apply
     recipe = Recipe(**default.training(1, scale.batch, 1e-4).to_dict())
     mesh = data_mesh()
-    step = make_step(denoiser_objective(denoiser.func, True), recipe.rule, mesh)
+    step = make_step(denoiser_objective(denoiser.func, True), recipe.rule, mesh, 1)
     constants = noise_schedule(linear(1000)), jnp.ones(1000)
     state, constants = replicate((init_state(denoiser.args[0], recipe), constants), mesh)
     images = shard({"image": _images(scale)}, mesh)

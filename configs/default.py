@@ -31,7 +31,7 @@ def training(steps: int, batch_size: int, learning_rate: float) -> ConfigDict:
             weight_shards=1,
             # Groups of images, a power of two, whose gradients are added in one order: so a network ends in the same
             # bytes on any number of devices that divides them. At most as many as divide the batch. 1: the whole batch
-            # at once, equal to rounding, and on two cores up to a fifth faster (docs/hosts.md).
+            # at once, equal to rounding, and faster where one device trains a denoiser (docs/performance.md).
             groups=4,
         )
     )

@@ -33,13 +33,13 @@ PATCHES = (1, 2, 4, 8, 16)
 """Sizes of the patterns of `texture`, pixels."""
 
 
-def augment(key: Array, image: Image, labels: Labels, strength: Strength) -> tuple[Image, Labels]:
-    """A random view of each image and its labels. [B,H,W,3], [B,H,W] -> the same shapes.
+def augment(keys: Array, image: Image, labels: Labels, strength: Strength) -> tuple[Image, Labels]:
+    """A random view of each image and its labels, by its key. [B], [B,H,W,3], [B,H,W] -> the last two shapes.
 
     The image stays in [-1,1], but for the noise of `diffuse`. Pixels that a zoom out brings in from outside are
-    mid-grey and VOID. Nothing here divides an array by a number: XLA does that in one way or another.
+    mid-grey and VOID. Where a number that was computed divides an array, its inverse is multiplied instead: XLA
+    divides in one way or another (docs/hosts.md).
     """
-    keys = jax.random.split(key, image.shape[0])
 
     def one(key: Array, image: Array, labels: Array) -> tuple[Array, Array]:
         geometry, color, noise, classes = jax.random.split(key, 4)
@@ -98,7 +98,7 @@ def _bilinear(at: Array, size: int) -> Array:
 def photometric(key: Array, image: Array, strength: Strength) -> Array:
     """Random colour matrix, brightness, contrast and blur of one image [H,W,3]; not clipped."""
     color, brightness, contrast, blur = jax.random.split(key, 4)
-    matrix = jnp.eye(3) + strength.color * jax.random.normal(color, (3, 3)) / jnp.sqrt(3.0)
+    matrix = jnp.eye(3) + strength.color * jax.random.normal(color, (3, 3)) * 3.0**-0.5
     image = image @ matrix
     mean = image.mean((0, 1))
     factor = jnp.exp(jax.random.uniform(contrast, minval=-1.0, maxval=1.0) * strength.contrast)
@@ -141,7 +141,7 @@ def pattern(key: Array, height: int, width: int, size: int) -> Array:
     cells = ((height - 1) // size + 3, (width - 1) // size + 3)
     values = 0.8**0.5 * jax.random.normal(grey, (*cells, 1)) + 0.2**0.5 * jax.random.normal(tint, (*cells, 3))
     dy, dx = jax.random.uniform(offset, (2,))
-    y, x = jnp.arange(height) / size + dy, jnp.arange(width) / size + dx
+    y, x = jnp.arange(height) * (1 / size) + dy, jnp.arange(width) * (1 / size) + dx
     hard = values[y.astype(jnp.int32)[:, None], x.astype(jnp.int32)[None, :]]
     soft = jnp.einsum("yh,hwc,xw->yxc", _bilinear(y, cells[0]), values, _bilinear(x, cells[1]))
     return jnp.where(jax.random.bernoulli(kind), hard, soft)

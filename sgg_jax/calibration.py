@@ -96,7 +96,7 @@ class Calibration:
         recipe = self.run.recipe(section)
         stream = STREAMS.get(section, section)
         network = "denoiser" if section == "denoiser" else self.run.segmenter_outline(role_of(stream))[0]
-        key = (network, recipe.batch_size, self.run.strength(stream))
+        key = (network, recipe.batch_size, recipe.groups, recipe.weight_shards, recipe.rule, self.run.strength(stream))
         return self._once(key, lambda: self._training_step(section, dataset))
 
     def _training_step(self, section: str, dataset: Dataset) -> float:

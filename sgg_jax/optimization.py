@@ -49,7 +49,7 @@ class Recipe:
     decay_all: bool  # decay biases and norms, too
     rates: tuple[tuple[str, float], ...]  # (start of weights' dotted names, factor of the learning rate); first match
     weight_shards: int  # parts that weights, moments and averages are split into, on as many devices each
-    groups: int  # of a batch's images, 2^n, whose gradients are added in one order on any number of devices
+    groups: int  # of a batch's images, 2^n, whose gradients are added in one order; see accumulation.groups_of
 
     def __post_init__(self) -> None:
         for field, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):

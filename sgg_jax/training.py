@@ -21,14 +21,18 @@ from sgg_jax.checkpoints import Checkpoints
 from sgg_jax.data.loader import Waiting, prefetch
 from sgg_jax.devices import check_batch, copies, keep_spread, replicate, shard_part, split_mesh, spread
 from sgg_jax.errors import InputError
-from sgg_jax.losses import denoising_loss, segmentation_loss
+from sgg_jax.losses import NOTHING, denoising_loss, segmentation_sums
 from sgg_jax.optimization import Recipe, Rule, learning_rates, optimizer
 from sgg_jax.progress import Progress
 from sgg_jax.records import LineLog, whole
 from sgg_jax.types import Array, Batch, Params, to_float
 
-Objective = Callable[[Params, Any, Batch, Array], Array]
-"""(params, constants, batch, key) -> loss []. Constants are operands: other values do not recompile."""
+Objective = Callable[[Params, Any, Batch, Array], tuple[Array, Array]]
+"""(params, constants, batch, keys [B]) -> (sum of losses [], weight of that sum []), whose quotient is the loss.
+
+Sums and weights of parts of a batch add up to those of the batch; the weight does not depend on the params, and what is
+random for an image hangs on its key alone. Constants are operands: other values do not recompile.
+"""
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["params", "ema", "optimizer", "step"], meta_fields=[])
@@ -47,13 +51,14 @@ def denoiser_objective(apply: Callable[..., Array], flip: bool) -> Objective:
     flip: mirror images with probability 1/2.
     """
 
-    def objective(params: Params, constants: Any, batch: Batch, key: Array) -> Array:
+    def objective(params: Params, constants: Any, batch: Batch, keys: Array) -> tuple[Array, Array]:
         schedule, weights = constants
-        flip_key, key = jax.random.split(key)
+        flip_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         image = to_float(batch["image"])
-        mirrored = flip & jax.random.bernoulli(flip_key, shape=image.shape[:1])
+        mirrored = flip & jax.vmap(jax.random.bernoulli)(flip_keys)
         image = jnp.where(mirrored[:, None, None, None], image[:, :, ::-1], image)
-        return denoising_loss(partial(apply, params), schedule, image, key, weights)
+        loss = denoising_loss(partial(apply, params), schedule, image, keys, weights)
+        return len(image) * loss, jnp.float32(len(image))
 
     return objective
 
@@ -62,11 +67,11 @@ def denoiser_objective(apply: Callable[..., Array], flip: bool) -> Objective:
 def segmenter_objective(apply: Callable[..., Array], strength: Strength | None) -> Objective:
     """Class-weighted cross-entropy on augmented images; constants are the class weights [C]. None: no augmentation."""
 
-    def objective(params: Params, class_weights: Array, batch: Batch, key: Array) -> Array:
+    def objective(params: Params, class_weights: Array, batch: Batch, keys: Array) -> tuple[Array, Array]:
         image, labels = to_float(batch["image"]), batch["labels"].astype(jnp.int32)
         if strength is not None:
-            image, labels = augment(key, image, labels, strength)
-        return segmentation_loss(apply(params, image), labels, class_weights)
+            image, labels = augment(keys, image, labels, strength)
+        return segmentation_sums(apply(params, image), labels, class_weights)
 
     return objective
 
@@ -93,17 +98,29 @@ def init_state(params: Params, recipe: Recipe) -> TrainState:
 
 
 @cache
-def make_step(objective: Objective, rule: Rule, mesh: Mesh, groups: int = 1) -> Callable[..., Any]:
+def make_step(objective: Objective, rule: Rule, mesh: Mesh, groups: int) -> Callable[..., Any]:
     """The step (state, constants, batch, seed, learning_rate) -> (state, {"loss", "grad_norm"}).
 
     Cached, and everything that differs between runs of one network is an operand: one compile serves them all.
-    The state is donated. Randomness is fold_in(key(seed), step). One compiled program, or for more `groups` than one
-    a few (accumulation.py).
+    The state is donated. The i-th image's key is fold_in(fold_in(key(seed), step), i). One compiled program, or for
+    more `groups` than one a few (accumulation.py).
     """
     transform = optimizer(rule)
 
-    def key_of(seed: Array, step: Array) -> Array:
-        return jax.random.fold_in(jax.random.key(seed), step)
+    def keys_of(seed: Array, step: Array, count: int) -> Array:
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count))
+
+    def whole(params: Params, constants: Any, batch: Batch, keys: Array) -> tuple[Array, Params]:
+        def loss(params: Params) -> Array:
+            total, weight = objective(params, constants, batch, keys)
+            return total / jnp.maximum(weight, NOTHING)
+
+        return jax.value_and_grad(loss)(params)
+
+    def sums(params: Params, constants: Any, batch: Batch, keys: Array) -> tuple[tuple[Array, Params], Array]:
+        (total, weight), gradient = jax.value_and_grad(objective, has_aux=True)(params, constants, batch, keys)
+        return (total, gradient), weight
 
     def updated(state: TrainState, loss: Array, gradient: Params, learning_rate: Array) -> Any:
         updates, optimizer_state = transform.update(gradient, state.optimizer, state.params)
@@ -113,17 +130,17 @@ def make_step(objective: Objective, rule: Rule, mesh: Mesh, groups: int = 1) -> 
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradient)}
         return keep_spread(TrainState(params, average, optimizer_state, state.step + 1), mesh), metrics
 
-    def step_by(key: Any, gradient: Any, update: Any) -> Callable[..., Any]:
+    def step_of(keys: Callable[..., Any], found: Callable[..., Any], update: Callable[..., Any]) -> Callable[..., Any]:
         def step(state: TrainState, constants: Any, batch: Batch, seed: Array, learning_rate: Array) -> Any:
-            found = gradient(state.params, constants, batch, key(seed, state.step))
-            return update(state, *found, learning_rate)
+            drawn = keys(seed, state.step, len(batch["image"]))
+            return update(state, *found(state.params, constants, batch, drawn), learning_rate)
 
         return step
 
-    gradient = jax.value_and_grad(objective)
     if groups == 1:
-        return jax.jit(step_by(key_of, gradient, updated), donate_argnums=0)
-    return step_by(jax.jit(key_of), mean_of_groups(gradient, groups, mesh), jax.jit(updated, donate_argnums=0))
+        return jax.jit(step_of(keys_of, whole, updated), donate_argnums=0)
+    compiled = jax.jit(keys_of, static_argnums=2), jax.jit(updated, donate_argnums=0)
+    return step_of(compiled[0], mean_of_groups(sums, groups, mesh), compiled[1])
 
 
 @hosts.needed()

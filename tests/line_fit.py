@@ -8,7 +8,7 @@ from sgg_jax.optimization import Recipe
 
 RECIPE = Recipe(
     steps=11, batch_size=8, learning_rate=0.2, warmup=3, weight_decay=0.01, clip=1.0, ema=0.9, save_every=4,
-    optimizer="adamw", schedule="cosine", power=0.9, b2=0.99, decay_all=True, rates=(), weight_shards=1, groups=1,
+    optimizer="adamw", schedule="cosine", power=0.9, b2=0.99, decay_all=True, rates=(), weight_shards=1, groups=4,
 )  # fmt: skip
 TRUTH = np.array([[1.0, -2.0], [0.5, 0.0], [-1.0, 3.0]], np.float32)
 PARAMS = {"line": {"slope": jnp.zeros((3, 2)), "offset": jnp.zeros(2)}}
@@ -20,11 +20,20 @@ def batch(step):
     return {"image": x, "labels": x @ TRUTH + 1, "image_id": np.arange(8)}
 
 
-def squares(params, scale, batch, key):
+def noise(keys):
+    return 0.01 * jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
+
+
+def keys_of(seed, step):
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    return jnp.stack([jax.random.fold_in(key, i) for i in range(8)])
+
+
+def squares(params, scale, batch, keys):
     """Least squares on inputs with a little noise, so that a wrong key shows."""
-    x = batch["image"] + 0.01 * jax.random.normal(key, batch["image"].shape)
+    x = batch["image"] + noise(keys)
     found = x @ params["line"]["slope"] + params["line"]["offset"]
-    return scale * jnp.mean(jnp.square(found - batch["labels"]))
+    return scale * jnp.sum(jnp.square(found - batch["labels"])), jnp.float32(batch["labels"].size)
 
 
 def literal_rates(recipe):

@@ -18,10 +18,14 @@ OFF = NONE
 FAST = {"xla_backend_optimization_level": 0}  # compiles in half the time
 
 
+def augmented(key, image, labels, strength):
+    return augment(jax.random.split(key, len(image)), image, labels, strength)
+
+
 @partial(jax.jit, compiler_options=FAST)
 def view(key, image, labels, strength):
     """All operations but those that are left out of the program where they are 0."""
-    return augment(key, image, labels, strength._replace(recolor=0.0, texture=0.0, diffuse=0.0))
+    return augmented(key, image, labels, strength._replace(recolor=0.0, texture=0.0, diffuse=0.0))
 
 
 # Every pixel knows where it comes from: its label is its index, its colour its row and column (and a grey of 0.2).
@@ -179,7 +183,7 @@ def test_views_follow_from_the_key():
 
 
 def test_strengths_may_be_static():
-    static = jax.jit(augment, static_argnums=3, compiler_options=FAST)(
+    static = jax.jit(augmented, static_argnums=3, compiler_options=FAST)(
         jax.random.key(0), jnp.asarray(RANDOM), LABELS, Strength()
     )
     image, labels = views(Strength(), RANDOM)
@@ -244,7 +248,9 @@ def test_diffused_images_have_the_moments_of_a_diffusion_step():
 
 def test_guides_augmentation_is_part_of_the_whole():
     strong = NONE._replace(recolor=0.5, texture=0.3, diffuse=0.9)
-    image, labels = jax.jit(augment, static_argnums=3, compiler_options=FAST)(jax.random.key(0), RANDOM, LABELS, strong)
+    image, labels = jax.jit(augmented, static_argnums=3, compiler_options=FAST)(
+        jax.random.key(0), RANDOM, LABELS, strong
+    )
     np.testing.assert_array_equal(labels, LABELS)
     assert float(jnp.abs(image).max()) > 1.5  # the noise of diffusion is not clipped
     assert Strength().recolor == Strength().texture == Strength().diffuse == 0
@@ -254,7 +260,7 @@ def test_colours_of_classes_are_drawn_apart_from_the_other_draws():
     """Class 0's colour tells nothing of the brightness, nor of whether the picture is mirrored."""
     strength = NONE._replace(flip=True, brightness=0.1, recolor=0.1)
     labels = jnp.zeros((400, 2, 2), jnp.int32).at[..., 1].set(VOID)  # void pixels keep what all pixels get
-    draw = jax.jit(augment, static_argnums=3, compiler_options=FAST)
+    draw = jax.jit(augmented, static_argnums=3, compiler_options=FAST)
     image, labels = map(np.asarray, draw(jax.random.key(0), jnp.zeros((400, 2, 2, 3)), labels, strength))
     mirrored = labels[:, 0, 0] == VOID
     brightness = np.where(mirrored[:, None], image[:, 0, 0], image[:, 0, 1]).mean(-1)

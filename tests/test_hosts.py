@@ -43,8 +43,8 @@ PATIENCE = 60.0
 """Seconds within which a process must end after another one was lost, or a stop was asked for."""
 
 
-def command(workdir, devices, *flags):
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+def command(workdir, *flags):
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
     line = [sys.executable, "main.py", "compare", *TINY, "--workdir", str(workdir), *flags]
     return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
@@ -53,7 +53,7 @@ def both(workdir):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    return [command(workdir, 1, "--coordinator", address, "--hosts", "2", "--host", str(i)) for i in (0, 1)]
+    return [command(workdir, "--coordinator", address, "--hosts", "2", "--host", str(i)) for i in (0, 1)]
 
 
 def ended(processes, seconds):
@@ -122,7 +122,7 @@ def two(tmp_path_factory):
 
 @pytest.mark.whole
 def test_two_hosts_match_one_device_alone(two, tmp_path):
-    codes, said = ended([command(tmp_path, 1)], 600)
+    codes, said = ended([command(tmp_path)], 600)
     assert codes == [0], said
     assert_same_bytes(tmp_path, two)
 

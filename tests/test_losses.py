@@ -25,7 +25,8 @@ def knowing(x, step):
 def losses(key):
     """Losses of a denoiser that knows the noise, of one that is always off by 1/2, and of one that says 0."""
     denoisers = (knowing, lambda x, step: knowing(x, step) + 0.5, lambda x, step: jnp.zeros_like(x))
-    return [denoising_loss(denoiser, SCHEDULE, IMAGE, key, jnp.ones(100)) for denoiser in denoisers]
+    keys = jax.random.split(key, len(IMAGE))
+    return [denoising_loss(denoiser, SCHEDULE, IMAGE, keys, jnp.ones(100)) for denoiser in denoisers]
 
 
 def test_denoiser_that_knows_the_noise_has_no_loss():
@@ -46,7 +47,8 @@ def test_steps_are_drawn_evenly_over_the_rows_in_use():
     def drawn(key):
         seen = []
         images = jnp.zeros((3000, 1, 1, 3))
-        denoising_loss(lambda x, step: seen.append(step) or x, SCHEDULE, images, key, jnp.ones(100))
+        keys = jax.random.split(key, 3000)
+        denoising_loss(lambda x, step: seen.append(step) or x, SCHEDULE, images, keys, jnp.ones(100))
         return seen[0]
 
     counts = np.bincount(drawn(jax.random.key(0)), minlength=100)

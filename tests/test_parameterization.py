@@ -64,7 +64,9 @@ def test_the_loss_weighs_each_image_by_its_level(name):
         return jnp.zeros_like(x)
 
     image, key = jnp.asarray(IMAGE, jnp.float32), jax.random.key(5)
-    found = denoising_loss(denoiser, schedule, image, key, jnp.asarray(weights, jnp.float32))
+    found = denoising_loss(
+        denoiser, schedule, image, jax.random.split(key, len(image)), jnp.asarray(weights, jnp.float32)
+    )
     x, step = (np.asarray(part, np.float64) for part in seen[0])
     total = 0.0
     for one, k, clean in zip(x, step.astype(int), IMAGE, strict=True):

@@ -93,22 +93,31 @@ def test_a_whole_run_compiles_each_function_once(finished):
     assert translate._cache_size() == before
 
 
-def copy_of(finished: Path, workdir: Path, *places: str) -> None:
-    """What is there after the stages that leave these directories."""
-    for place in places:
-        shutil.copytree(finished / place, workdir / place)
+LEFT = {
+    "train_denoiser": ["denoiser"], "train_segmenter": ["source", "judge"], "adapt": ["adapt"],
+    "translate": ["translated", "unguided"], "train_student": ["student"],
+}  # fmt: skip
+
+
+def copy_of(finished: Path, workdir: Path, *stages: str) -> None:
+    """What is there after these stages."""
+    (workdir / "stages").mkdir(exist_ok=True)
+    for stage in stages:
+        shutil.copy(finished / "stages" / f"{stage}.json", workdir / "stages")
+        for place in LEFT[stage]:
+            shutil.copytree(finished / place, workdir / place)
 
 
 def test_scoring_early_does_not_end_scoring(finished, tmp_path):
     """evaluate and report look at what is there; when more is there they look again."""
     config = tiny()
-    copy_of(finished, tmp_path, "source", "judge")
+    copy_of(finished, tmp_path, "train_segmenter")
     main("evaluate", config, tmp_path)
     main("report", config, tmp_path)
     assert set(json.loads((tmp_path / "scores.json").read_text())["networks"]) == {
         "first guide (source only)", "judge (target labels)"
     }  # fmt: skip
-    copy_of(finished, tmp_path, "denoiser", "adapt", "translated", "unguided", "student")
+    copy_of(finished, tmp_path, "train_denoiser", "adapt", "translate", "train_student")
     main("run", config, tmp_path)
     assert "student on translations" in json.loads((tmp_path / "scores.json").read_text())["networks"]
     assert "student on translations" in (tmp_path / "report.html").read_text()
@@ -209,7 +218,10 @@ def test_exported_streets_are_the_built_in_ones(layout, opened, tmp_path):
     for role, dataset in streets.items():
         other = exported[role]
         assert [info.name for info in other.classes] == [info.name for info in dataset.classes]
-        assert [other.image_id(i) for i in range(len(other))] == [dataset.image_id(i) for i in range(len(dataset))]
+        for tell in ("name", "image_id"):
+            assert [getattr(other, tell)(i) for i in range(len(other))] == [
+                getattr(dataset, tell)(i) for i in range(len(dataset))
+            ]
         for index in range(len(dataset)):
             np.testing.assert_array_equal(other[index].image, dataset[index].image)
             if role != "target":
@@ -258,7 +270,7 @@ def test_translations_below_the_threshold_are_dropped_and_said_so(finished, tmp_
     agreement = sorted(line["agreement"] for line in lines)
     config = tiny()
     config.translate.keep = (agreement[1] + agreement[2]) / 2
-    copy_of(finished, tmp_path, "denoiser", "source", "adapt")
+    copy_of(finished, tmp_path, "train_denoiser", "train_segmenter", "adapt")
     main("translate", config, tmp_path)
     told = [json.loads(line) for line in (tmp_path / "translated" / "manifest.jsonl").read_text().splitlines()]
     gone = {line["name"] for line in lines if line["agreement"] < config.translate.keep}

@@ -52,6 +52,7 @@ def test_stages_out_of_order_are_refused(tmp_path):
         (lambda c: c.translate.update(depth=1001), r"depth is 1001: it must lie in 1\.\.1000"),
         (lambda c: c.adapt.update(depths=(300, 200)), "each larger than the one before"),
         (lambda c: c.data.update(size=(18, 32)), "multiple"),
+        (lambda c: (c.data.update(size=(24, 32)), c.denoiser.unet.update(widths=4 * (32,))), "multiple of the UNet"),
         (lambda c: c.denoiser.update(schedule="x"), "linear, cosine"),
         (lambda c: c.denoiser.update(network="x"), "choose one of unet"),
         (lambda c: c.denoiser.unet.update(widths=(30, 30)), "denoiser.unet does not describe a network"),

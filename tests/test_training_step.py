@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from line_fit import PARAMS, RECIPE, batch, literal_rates, squares
+from line_fit import PARAMS, RECIPE, batch, keys_of, literal_rates, noise, squares
 
 from sgg_jax.augmentation import Strength, augment
 from sgg_jax.losses import denoising_loss, segmentation_loss
@@ -27,8 +27,7 @@ def literal_adamw(recipe, seed, rates):
     params = {name: np.zeros(value.shape) for name, value in PARAMS["line"].items()}
     ema, m, v = ({name: np.zeros(value.shape) for name, value in params.items()} for _ in range(3))
     for t, rate in enumerate(rates):
-        key = jax.random.fold_in(jax.random.key(seed), t)
-        x = batch(t)["image"] + 0.01 * np.asarray(jax.random.normal(key, (8, 3)), np.float64)
+        x = batch(t)["image"] + np.asarray(noise(keys_of(seed, t)), np.float64)
         error = x @ params["slope"] + params["offset"] - batch(t)["labels"]
         gradient = {"slope": x.T @ error / 8, "offset": error.sum(0) / 8}
         norm = np.sqrt(sum((g**2).sum() for g in gradient.values()))
@@ -43,9 +42,11 @@ def literal_adamw(recipe, seed, rates):
     return params, ema
 
 
-@pytest.mark.parametrize("recipe", [replace(RECIPE, weight_decay=0.5), replace(RECIPE, clip=100.0, ema=0.15)])
-def test_steps_are_literal_adamw(recipe, one_device):
-    step = make_step(squares, recipe.rule, one_device)
+@pytest.mark.parametrize(
+    ("recipe", "groups"), [(replace(RECIPE, weight_decay=0.5), 1), (replace(RECIPE, clip=100.0, ema=0.15), 4)]
+)
+def test_steps_are_literal_adamw(recipe, groups, one_device):
+    step = make_step(squares, recipe.rule, one_device, groups)
     rates = learning_rates(recipe)[:4]
     state = init_state(PARAMS, recipe)
     for t, rate in enumerate(rates):
@@ -109,12 +110,13 @@ def test_denoiser_objective_mirrors_whole_images_half_the_time():
 
     plain = to_float(jnp.asarray(data["image"]))
     for seed in range(6):
-        key = jax.random.key(seed)
-        value = denoiser_objective(linear_denoiser, False)(0.5, (schedule, jnp.ones(10)), data, key)
-        wanted = denoising_loss(partial(linear_denoiser, 0.5), schedule, plain, jax.random.split(key)[1], jnp.ones(10))
-        assert float(value) == pytest.approx(float(wanted), rel=1e-6)
-        denoiser_objective(denoiser, False)(0.5, (schedule, jnp.ones(10)), data, key)
-        denoiser_objective(denoiser, True)(0.5, (schedule, jnp.ones(10)), data, key)
+        keys = jax.random.split(jax.random.key(seed), 8)
+        value, weight = denoiser_objective(linear_denoiser, False)(0.5, (schedule, jnp.ones(10)), data, keys)
+        seconds = jnp.stack([jax.random.split(key)[1] for key in keys])
+        wanted = denoising_loss(partial(linear_denoiser, 0.5), schedule, plain, seconds, jnp.ones(10))
+        assert float(weight) == 8 and float(value) == pytest.approx(8 * float(wanted), rel=1e-6)
+        denoiser_objective(denoiser, False)(0.5, (schedule, jnp.ones(10)), data, keys)
+        denoiser_objective(denoiser, True)(0.5, (schedule, jnp.ones(10)), data, keys)
     mirrored = 0
     for straight, other in zip(seen[::2], seen[1::2], strict=True):
         for i in range(8):  # the noise and its level are the same: the difference is that of the images
@@ -135,13 +137,13 @@ def test_segmenter_objective_is_the_loss_of_augmented_images():
         return image @ params
 
     @partial(jax.jit, compiler_options=FAST)
-    def both(key):
+    def both(keys):
         bare, augmented = (
-            segmenter_objective(apply, strength)(params, weights, data, key) for strength in (None, Strength())
+            segmenter_objective(apply, strength)(params, weights, data, keys) for strength in (None, Strength())
         )
-        return bare, augmented, augment(key, image, labels, Strength())
+        return bare[0] / bare[1], augmented[0] / augmented[1], augment(keys, image, labels, Strength())
 
-    bare, augmented, (view, labels_of_view) = both(jax.random.key(0))
+    bare, augmented, (view, labels_of_view) = both(jax.random.split(jax.random.key(0), 8))
     assert float(bare) == pytest.approx(float(segmentation_loss(image @ params, labels, weights)), rel=1e-5)
     assert float(augmented) == pytest.approx(float(segmentation_loss(view @ params, labels_of_view, weights)), rel=1e-5)
     assert abs(float(bare - augmented)) > 1e-3
