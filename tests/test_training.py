@@ -90,19 +90,32 @@ def held():
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc here")
 def test_two_thousand_steps_hold_on_to_nothing(tmp_path, one_device):
     """Neither memory nor files, and every function is compiled once."""
-    recipe, found = replace(RECIPE, steps=2500, save_every=250), {}
+    recipe, found, traces, compiled = replace(RECIPE, steps=2500, save_every=250), {}, [], []
+
+    def counted(*operands):
+        traces.append(1)
+        return squares(*operands)
+
+    def heard(event, *_, **__):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
 
     def batches(step):
         if step in (490, 2490):
             time.sleep(2)  # training waits for this batch: no checkpoint is on its way any more
             gc.collect()
-            found[step] = held()
+            found[step] = *held(), len(compiled)
         return batch(step)
 
-    train(tmp_path, one_device, batches, recipe=recipe)
-    (before, files_before), (after, files_after) = found[490], found[2490]
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        train(tmp_path, one_device, batches, objective=counted, recipe=recipe)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
+    (before, files_before, compiled_before), (after, files_after, compiled_after) = found[490], found[2490]
     assert after - before < 20 * 2**20
     assert files_after <= files_before
+    assert len(traces) == 1 and compiled_after == compiled_before > 0
 
 
 @pytest.mark.parametrize("stops", [(0,), (3,), (4,), (6,), (10,), (2, 5, 9)])
