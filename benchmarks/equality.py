@@ -23,6 +23,7 @@ from sgg_jax import guidance
 from sgg_jax.models import named
 from sgg_jax.optimization import MOMENTUM
 from sgg_jax.sampling import step_noise
+from sgg_jax.training import keys_of
 from sgg_jax.types import image_keys, to_float
 
 LIMITS = {
@@ -88,8 +89,7 @@ def _trained(ours: Ours, section: str) -> Trained:
     sure = {name: np.ones(leaf.shape, bool) for name, leaf in before.items()}
     moment: dict[str, np.ndarray] = {name: np.zeros_like(leaf) for name, leaf in before.items()}
     for number in range(STEPS):
-        key = jax.random.fold_in(jax.random.key(SEED), number)
-        keys = jax.vmap(lambda i, key=key: jax.random.fold_in(key, i))(np.arange(len(ours.image)))
+        keys = keys_of(SEED, number, len(ours.image))
         batches.append(denoising_batch(ours, keys) if section == "denoiser" else (ours.image,))
         metrics.append({name: float(value) for name, value in trainer.step().items()})
         last, moment = moment, _copied(optax.tree_utils.tree_get(trainer.state.optimizer, "mu"))

@@ -11,12 +11,11 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from sgg_jax.losses import NOTHING
+from sgg_jax.losses import mean
 from sgg_jax.optimization import Recipe
 from sgg_jax.types import Array
 
@@ -62,7 +61,7 @@ def mean_of_groups(function: Callable[..., Any], groups: int, mesh: Mesh) -> Cal
             pairs = [(device, device ^ 2**bit) for device in range(mesh.size)]
             found = added(found, jax.tree.map(partial(lax.ppermute, axis_name=mesh.axis_names, perm=pairs), found))
         sums, weight = jax.tree.map(lambda leaf: leaf[0], found)
-        return jax.tree.map(lambda sum: sum * (1 / jnp.maximum(weight, NOTHING)), sums)
+        return jax.tree.map(lambda sum: mean(sum, weight), sums)
 
     take = on_devices(cut, split, everywhere, out=split)
     evaluate = on_devices(evaluated, everywhere, everywhere, split, out=split)

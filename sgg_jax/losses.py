@@ -1,4 +1,4 @@
-"""Training objectives: means, for optimisers (guidance uses sums, see guidance.py)."""
+"""Training objectives: means, or sums that have one (guidance uses sums, see guidance.py)."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,10 @@ import jax.numpy as jnp
 from sgg_jax.schedule import NoiseSchedule, diffuse
 from sgg_jax.types import VOID, Array, Denoiser, Image, Labels, Logits
 
-NOTHING = 1e-8
-"""Weight below which there is nothing that a loss could be the mean of: then it is 0."""
+
+def mean(total: Array, weight: Array) -> Array:
+    """A sum by its weight, 0 where the weight is 0. Multiplied, not divided: see docs/hosts.md."""
+    return total * (1 / jnp.maximum(weight, 1e-8))
 
 
 def denoising_loss(denoiser: Denoiser, schedule: NoiseSchedule, image: Image, keys: Array, weights: Array) -> Array:
@@ -27,17 +29,12 @@ def denoising_loss(denoiser: Denoiser, schedule: NoiseSchedule, image: Image, ke
     return jnp.mean(weights[row] * error)
 
 
-def segmentation_loss(logits: Logits, labels: Labels, class_weights: Array) -> Array:
-    """Class-weighted cross-entropy, averaged over the weight of all known pixels; 0 if there is none. float32 [].
+def segmentation_sums(logits: Logits, labels: Labels, class_weights: Array) -> tuple[Array, Array]:
+    """Class-weighted cross-entropy, summed over all known pixels, and the weight of these pixels: their `mean` is the
+    loss. Twice float32 [].
 
     class_weights: [C], of any scale. VOID pixels never count.
     """
-    total, weight = segmentation_sums(logits, labels, class_weights)
-    return total / jnp.maximum(weight, NOTHING)
-
-
-def segmentation_sums(logits: Logits, labels: Labels, class_weights: Array) -> tuple[Array, Array]:
-    """Numerator and denominator of `segmentation_loss`: twice float32 []."""
     known = labels != VOID
     target = jnp.where(known, labels, 0)
     log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), target[..., None], axis=-1)[..., 0]

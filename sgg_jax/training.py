@@ -21,7 +21,7 @@ from sgg_jax.checkpoints import Checkpoints
 from sgg_jax.data.loader import Waiting, prefetch
 from sgg_jax.devices import check_batch, copies, keep_spread, replicate, shard_part, split_mesh, spread
 from sgg_jax.errors import InputError
-from sgg_jax.losses import NOTHING, denoising_loss, segmentation_sums
+from sgg_jax.losses import denoising_loss, mean, segmentation_sums
 from sgg_jax.optimization import Recipe, Rule, learning_rates, optimizer
 from sgg_jax.progress import Progress
 from sgg_jax.records import LineLog, whole
@@ -97,26 +97,24 @@ def init_state(params: Params, recipe: Recipe) -> TrainState:
     )
 
 
+def keys_of(seed: Array, step: Array, count: int) -> Array:
+    """Of each image of that step's batch: fold_in(fold_in(key(seed), step), place). [count]"""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count))
+
+
 @cache
 def make_step(objective: Objective, rule: Rule, mesh: Mesh, groups: int) -> Callable[..., Any]:
     """The step (state, constants, batch, seed, learning_rate) -> (state, {"loss", "grad_norm"}).
 
     Cached, and everything that differs between runs of one network is an operand: one compile serves them all.
-    The state is donated. The i-th image's key is fold_in(fold_in(key(seed), step), i). One compiled program, or for
-    more `groups` than one a few (accumulation.py).
+    The state is donated. Randomness is by `keys_of`. One compiled program, or for more `groups` than one a few
+    (accumulation.py).
     """
     transform = optimizer(rule)
 
-    def keys_of(seed: Array, step: Array, count: int) -> Array:
-        key = jax.random.fold_in(jax.random.key(seed), step)
-        return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count))
-
     def whole(params: Params, constants: Any, batch: Batch, keys: Array) -> tuple[Array, Params]:
-        def loss(params: Params) -> Array:
-            total, weight = objective(params, constants, batch, keys)
-            return total / jnp.maximum(weight, NOTHING)
-
-        return jax.value_and_grad(loss)(params)
+        return jax.value_and_grad(lambda params: mean(*objective(params, constants, batch, keys)))(params)
 
     def sums(params: Params, constants: Any, batch: Batch, keys: Array) -> tuple[tuple[Array, Params], Array]:
         (total, weight), gradient = jax.value_and_grad(objective, has_aux=True)(params, constants, batch, keys)
@@ -139,8 +137,8 @@ def make_step(objective: Objective, rule: Rule, mesh: Mesh, groups: int) -> Call
 
     if groups == 1:
         return jax.jit(step_of(keys_of, whole, updated), donate_argnums=0)
-    compiled = jax.jit(keys_of, static_argnums=2), jax.jit(updated, donate_argnums=0)
-    return step_of(compiled[0], mean_of_groups(sums, groups, mesh), compiled[1])
+    keys, update = jax.jit(keys_of, static_argnums=2), jax.jit(updated, donate_argnums=0)
+    return step_of(keys, mean_of_groups(sums, groups, mesh), update)
 
 
 @hosts.needed()

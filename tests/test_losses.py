@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sgg_jax.losses import denoising_loss, segmentation_loss
+from sgg_jax.losses import denoising_loss, mean, segmentation_sums
 from sgg_jax.schedule import linear, noise_schedule
 from sgg_jax.types import VOID
 
@@ -60,6 +60,10 @@ def problem(seed=0):
     rng = np.random.default_rng(seed)
     labels = rng.choice([0, 1, 2, 3, VOID], (2, 3, 4)).astype(np.int32)
     return rng.standard_normal((2, 3, 4, 4)) * 3, labels, np.array([0.5, 2.0, 1.0, 0.0])
+
+
+def segmentation_loss(logits, labels, weights):
+    return mean(*segmentation_sums(logits, labels, weights))
 
 
 def literal_segmentation_loss(logits, labels, weights):

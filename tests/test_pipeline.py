@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_run import files, tiny
+from tiny_run import copy_of, files, tiny
 
 from configs import folders
 from sgg_jax import pipeline, pretrained, stages, translated_sets
@@ -91,21 +91,6 @@ def test_a_whole_run_compiles_each_function_once(finished):
             )  # fmt: skip
             assert [len(block) for block in images] == [1, 1]
     assert translate._cache_size() == before
-
-
-LEFT = {
-    "train_denoiser": ["denoiser"], "train_segmenter": ["source", "judge"], "adapt": ["adapt"],
-    "translate": ["translated", "unguided"], "train_student": ["student"],
-}  # fmt: skip
-
-
-def copy_of(finished: Path, workdir: Path, *stages: str) -> None:
-    """What is there after these stages."""
-    (workdir / "stages").mkdir(exist_ok=True)
-    for stage in stages:
-        shutil.copy(finished / "stages" / f"{stage}.json", workdir / "stages")
-        for place in LEFT[stage]:
-            shutil.copytree(finished / place, workdir / place)
 
 
 def test_scoring_early_does_not_end_scoring(finished, tmp_path):
@@ -203,34 +188,13 @@ def on_export(root: Path):
     return config
 
 
-def export(layout: str, place: Path) -> Path:
+@pytest.mark.whole
+@pytest.mark.parametrize(("layout", "opened"), [("folders", on_folders), ("cityscapes", on_export)])
+def test_exported_streets_give_the_same_run_as_the_built_in(layout, opened, finished, tmp_path):
     config = tiny()
     config.export.layout = layout
-    main("export_streets", config, place)
-    return place / "streets"
-
-
-@pytest.mark.parametrize(("layout", "opened"), [("folders", on_folders), ("cityscapes", on_export)])
-def test_exported_streets_are_the_built_in_ones(layout, opened, tmp_path):
-    streets = Experiment(tiny(), tmp_path).datasets
-    exported = Experiment(opened(export(layout, tmp_path / "export")), tmp_path).datasets
-    assert set(streets) == set(exported) == set(ROLES)
-    for role, dataset in streets.items():
-        other = exported[role]
-        assert [info.name for info in other.classes] == [info.name for info in dataset.classes]
-        for tell in ("name", "image_id"):
-            assert [getattr(other, tell)(i) for i in range(len(other))] == [
-                getattr(dataset, tell)(i) for i in range(len(dataset))
-            ]
-        for index in range(len(dataset)):
-            np.testing.assert_array_equal(other[index].image, dataset[index].image)
-            if role != "target":
-                np.testing.assert_array_equal(other[index].labels, dataset[index].labels)
-
-
-@pytest.mark.whole
-def test_a_run_on_exported_streets_is_that_on_the_built_in(finished, tmp_path):
-    main("run", on_folders(export("folders", tmp_path / "export")), tmp_path / "run")
+    main("export_streets", config, tmp_path / "export")
+    main("run", opened(tmp_path / "export" / "streets"), tmp_path / "run")
     for place in ("adapt/round1/translated", "translated", "unguided"):
         assert files(tmp_path / "run" / place) == files(finished / place)
     assert (tmp_path / "run" / "scores.json").read_text() == (finished / "scores.json").read_text()

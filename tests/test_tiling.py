@@ -181,3 +181,4 @@ def test_a_tiled_translation_is_near_the_whole_one_and_shows_no_seam(one_device)
     for axis, borders, cut in ((0, [31, 47], [47]), (1, [47, 95, 95, 143], [95])):
         assert seam(hard, axis, cut) > 0.5  # tiles that are not blended do show
         assert seam(parts, axis, borders) < 0.2  # 0.12 and 0.07
+    np.testing.assert_array_equal(go(Tile(96, 192, 16)), whole)

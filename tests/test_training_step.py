@@ -10,7 +10,7 @@ import pytest
 from line_fit import PARAMS, RECIPE, batch, keys_of, literal_rates, noise, squares
 
 from sgg_jax.augmentation import Strength, augment
-from sgg_jax.losses import denoising_loss, segmentation_loss
+from sgg_jax.losses import denoising_loss, mean, segmentation_sums
 from sgg_jax.optimization import learning_rates
 from sgg_jax.schedule import noise_schedule
 from sgg_jax.training import class_weights, denoiser_objective, init_state, make_step, segmenter_objective
@@ -144,6 +144,7 @@ def test_segmenter_objective_is_the_loss_of_augmented_images():
         return bare[0] / bare[1], augmented[0] / augmented[1], augment(keys, image, labels, Strength())
 
     bare, augmented, (view, labels_of_view) = both(jax.random.split(jax.random.key(0), 8))
-    assert float(bare) == pytest.approx(float(segmentation_loss(image @ params, labels, weights)), rel=1e-5)
-    assert float(augmented) == pytest.approx(float(segmentation_loss(view @ params, labels_of_view, weights)), rel=1e-5)
+    assert float(bare) == pytest.approx(float(mean(*segmentation_sums(image @ params, labels, weights))), rel=1e-5)
+    wanted = mean(*segmentation_sums(view @ params, labels_of_view, weights))
+    assert float(augmented) == pytest.approx(float(wanted), rel=1e-5)
     assert abs(float(bare - augmented)) > 1e-3

@@ -1,5 +1,6 @@
 """A run of all stages on tiny networks, and the pictures that it leaves, for the tests of stages."""
 
+import shutil
 from pathlib import Path
 
 from configs import quick
@@ -29,3 +30,18 @@ def tiny():
 
 def files(directory: Path) -> dict[str, bytes]:
     return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*.png"))}
+
+
+LEFT = {
+    "train_denoiser": ["denoiser"], "train_segmenter": ["source", "judge"], "adapt": ["adapt"],
+    "translate": ["translated", "unguided"], "train_student": ["student"],
+}  # fmt: skip
+
+
+def copy_of(finished: Path, workdir: Path, *stages: str) -> None:
+    """What is there after these stages."""
+    (workdir / "stages").mkdir(exist_ok=True)
+    for stage in stages:
+        shutil.copy(finished / "stages" / f"{stage}.json", workdir / "stages")
+        for place in LEFT[stage]:
+            shutil.copytree(finished / place, workdir / place)
