@@ -15,6 +15,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from sgg_jax.compiler import training_options
 from sgg_jax.losses import mean
 from sgg_jax.optimization import Recipe
 from sgg_jax.types import Array
@@ -41,9 +42,11 @@ def mean_of_groups(function: Callable[..., Any], groups: int, mesh: Mesh) -> Cal
     """
     own, everywhere, split = groups // mesh.size, P(), P(mesh.axis_names)
 
-    def on_devices(body: Callable[..., Any], *specs: P, out: P, donate: tuple[int, ...] = ()) -> Callable[..., Any]:
+    def on_devices(
+        body: Callable[..., Any], *specs: P, out: P, donate: tuple[int, ...] = (), options: dict[str, str] | None = None
+    ) -> Callable[..., Any]:
         mapped = jax.shard_map(body, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)
-        return jax.jit(mapped, donate_argnums=donate)
+        return jax.jit(mapped, donate_argnums=donate, compiler_options=options)
 
     def cut(rows: Any, turn: Array) -> Any:
         """The group that each device takes in that turn."""
@@ -64,7 +67,8 @@ def mean_of_groups(function: Callable[..., Any], groups: int, mesh: Mesh) -> Cal
         return jax.tree.map(lambda sum: mean(sum, weight), sums)
 
     take = on_devices(cut, split, everywhere, out=split)
-    evaluate = on_devices(evaluated, everywhere, everywhere, split, out=split)
+    options = training_options(mesh.devices.flat[0].platform)
+    evaluate = on_devices(evaluated, everywhere, everywhere, split, out=split, options=options)
     add = on_devices(added, split, split, out=split, donate=(0,))
     finish = on_devices(finished, split, out=everywhere)
 

@@ -1,4 +1,5 @@
-"""Compiler defaults that must be set before jax is first used: CPU flags, and a cache of what was compiled."""
+"""Compiler defaults that must be set before jax is first used, CPU flags and a cache of what was compiled; and options
+of single programs."""
 
 import hashlib
 import os
@@ -19,14 +20,27 @@ CACHE_LIMIT = 2 * 2**30
 
 def set_cpu_flags() -> None:
     """Sets XLA_FLAGS where the user has not, and only for versions of jaxlib that know the flag."""
-    if "XLA_FLAGS" in os.environ:
-        return
+    if "XLA_FLAGS" not in os.environ and _known():
+        os.environ["XLA_FLAGS"] = CPU_FLAGS
+
+
+def _known() -> bool:
     try:
         release = tuple(int(part) for part in version("jaxlib").split(".")[:2])
     except (PackageNotFoundError, ValueError):
-        return
-    if KNOWN[0] <= release < KNOWN[1]:
-        os.environ["XLA_FLAGS"] = CPU_FLAGS
+        return False
+    return KNOWN[0] <= release < KNOWN[1]
+
+
+def training_options(platform: str) -> dict[str, str]:
+    """Options of `jax.jit` for gradients of weights on "cpu", "gpu" or "tpu".
+
+    XLA:CPU takes optimisation barriers out before it fuses; without that pass `layers.computed_once` holds. Nothing
+    where the user's XLA_FLAGS say themselves which passes to leave out, and for versions of jaxlib that are not known.
+    """
+    if platform != "cpu" or not _known() or "xla_disable_hlo_passes" in os.environ.get("XLA_FLAGS", ""):
+        return {}
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 def keep_compiled() -> None:

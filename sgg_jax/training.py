@@ -18,6 +18,7 @@ from sgg_jax import hosts, stopping
 from sgg_jax.accumulation import groups_of, mean_of_groups
 from sgg_jax.augmentation import Strength, augment
 from sgg_jax.checkpoints import Checkpoints
+from sgg_jax.compiler import training_options
 from sgg_jax.data.loader import Waiting, prefetch
 from sgg_jax.devices import check_batch, copies, keep_spread, replicate, shard_part, split_mesh, spread
 from sgg_jax.errors import InputError
@@ -136,7 +137,8 @@ def make_step(objective: Objective, rule: Rule, mesh: Mesh, groups: int) -> Call
         return step
 
     if groups == 1:
-        return jax.jit(step_of(keys_of, whole, updated), donate_argnums=0)
+        options = training_options(mesh.devices.flat[0].platform)
+        return jax.jit(step_of(keys_of, whole, updated), donate_argnums=0, compiler_options=options)
     keys, update = jax.jit(keys_of, static_argnums=2), jax.jit(updated, donate_argnums=0)
     return step_of(keys, mean_of_groups(sums, groups, mesh), update)
 

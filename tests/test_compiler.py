@@ -33,6 +33,21 @@ def test_the_users_flags_stay(monkeypatch):
     assert os.environ["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=false"
 
 
+@pytest.mark.parametrize(
+    ("platform", "release", "flags", "kept"),
+    [("cpu", "0.10.2", None, True), ("gpu", "0.10.2", None, False), ("cpu", "0.13.0", None, False)]
+    + [("cpu", "0.12.0", "--xla_x=1", True), ("cpu", "0.12.0", "--xla_disable_hlo_passes=dce", False)],
+)
+def test_barriers_are_kept_on_cpus_alone_and_the_users_choice_of_passes_stays(
+    monkeypatch, platform, release, flags, kept
+):
+    monkeypatch.setattr(compiler, "version", lambda name: release)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    if flags:
+        monkeypatch.setenv("XLA_FLAGS", flags)
+    assert bool(compiler.training_options(platform)) == kept
+
+
 def test_what_was_compiled_is_kept_in_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setattr(compiler.sys, "platform", "linux")

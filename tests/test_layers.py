@@ -9,6 +9,7 @@ from jax import lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from sgg_jax.compiler import training_options
 from sgg_jax.models.layers import (
     Attention,
     Conv,
@@ -110,6 +111,22 @@ def test_conv_layer_is_convolution_and_bias(size):
     wanted = literal_conv(x, np.asarray(layer.kernel[...])) + np.asarray(layer.bias[...])
     assert layer.bias[...].any()
     np.testing.assert_allclose(layer(x), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gradient_of_many_readers_is_computed_once_on_a_cpu():
+    """Without the barrier XLA:CPU computes the product by w again for the bias, the kernel and the input."""
+    conv = Conv(2, 3, 1, dtype="float32", rng=np.random.default_rng(0))
+    graph, state = nnx.split(conv)
+    w = jnp.ones((1, 4, 4, 3))
+
+    def gradient(state, x):
+        return jax.grad(lambda state, x: (jnp.sin(nnx.merge(graph, state)(x)) * w).sum(), (0, 1))(state, x)
+
+    inputs = state, jnp.ones((1, 4, 4, 2))
+    compiled = jax.jit(gradient, compiler_options=training_options("cpu")).lower(*inputs).compile()
+    assert compiled.as_text().count(" opt-barrier(") == 1
+    for found, wanted in zip(jax.tree.leaves(compiled(*inputs)), jax.tree.leaves(gradient(*inputs)), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 def test_conv_layer_starts_with_unit_variance_times_gain():

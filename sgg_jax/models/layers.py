@@ -122,13 +122,25 @@ def _scale_shift_backward(silu: bool, saved: tuple[Array, Array, Array], g: Arra
 scale_shift.defvjp(_scale_shift_forward, _scale_shift_backward)
 
 
+def computed_once(x: Array) -> Array:
+    """x, written to memory on a CPU, in programs with compiler.training_options.
+
+    XLA:CPU would compute it again, where that is cheap, for each of its readers; those that transpose it take longest.
+    """
+    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
+
+
 @jax.custom_vjp
 def add_bias(x: Array, bias: Array) -> Array:
-    """x + bias: [B,H,W,C], [C] -> [B,H,W,C]. The bias's gradient is summed in two steps, as in `channel_sums`."""
+    """x + bias: [B,H,W,C], [C] -> [B,H,W,C]. The bias's gradient is summed in two steps, as in `channel_sums`.
+
+    Every convolution ends here, so what it has for gradient is computed once for its bias, kernel and input.
+    """
     return x + bias
 
 
 def _add_bias_backward(_: None, g: Array) -> tuple[Array, Array]:
+    g = computed_once(g)
     b, h, w, c = g.shape
     return g, g.reshape(b * h, w * c).sum(0).reshape(w, c).sum(0)
 
