@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from sgg_jax.compiler import training_options
 from sgg_jax.models.layers import (
+    MANY,
     Attention,
     Conv,
     Downsample,
@@ -74,9 +75,10 @@ def test_conv2d_is_the_literal_loop(size):
     np.testing.assert_allclose(conv2d(x, kernel), literal_conv(x, kernel), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("images", [2, MANY])
 @pytest.mark.parametrize("size", KERNELS)
-def test_conv2d_gradients_are_those_of_jax(size):
-    x, kernel, weight = draw(2, 5, 4, 3), draw(*size, 3, 2), draw(2, 5, 4, 2)
+def test_conv2d_gradients_are_those_of_jax(size, images):
+    x, kernel, weight = draw(images, 5, 4, 3), draw(*size, 3, 2), draw(images, 5, 4, 2)
 
     def plain(x, kernel):
         return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))

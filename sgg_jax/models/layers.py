@@ -51,8 +51,25 @@ def _conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 def _conv_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = saved
     dx = _conv(g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-    dkernel = jax.linear_transpose(lambda k: _conv(x, k), kernel)(g)[0]
-    return dx, dkernel
+    return dx, _kernel_gradient(x, kernel, g)
+
+
+MANY = 8
+"""Images from which on XLA:CPU's weight gradients do not gain by written-out edges."""
+
+
+def _kernel_gradient(x: Array, kernel: Array, g: Array) -> Array:
+    """Of [h,w,I,O], from [B,H,W,I] and [B,H,W,O]; on a CPU, few images get their edges of zeros written out first."""
+
+    def plain(x: Array, g: Array) -> Array:
+        return jax.linear_transpose(lambda k: _conv(x, k), kernel)(g)[0]
+
+    def padded(x: Array, g: Array) -> Array:
+        rows, columns = (size // 2 for size in kernel.shape[:2])
+        x = jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+        return lax.conv_general_dilated(x, g, (1, 1), "VALID", dimension_numbers=("CHWN", "IHWO", "HWNC"))
+
+    return lax.platform_dependent(x, g, cpu=padded if len(x) < MANY else plain, default=plain)
 
 
 conv2d.defvjp(_conv_forward, _conv_backward)
