@@ -60,16 +60,12 @@ MANY = 8
 
 def _kernel_gradient(x: Array, kernel: Array, g: Array) -> Array:
     """Of [h,w,I,O], from [B,H,W,I] and [B,H,W,O]; on a CPU, few images get their edges of zeros written out first."""
-
-    def plain(x: Array, g: Array) -> Array:
-        return jax.linear_transpose(lambda k: _conv(x, k), kernel)(g)[0]
-
-    def padded(x: Array, g: Array) -> Array:
+    if jax.default_backend() == "cpu" and len(x) < MANY:
         rows, columns = (size // 2 for size in kernel.shape[:2])
         x = jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
         return lax.conv_general_dilated(x, g, (1, 1), "VALID", dimension_numbers=("CHWN", "IHWO", "HWNC"))
-
-    return lax.platform_dependent(x, g, cpu=padded if len(x) < MANY else plain, default=plain)
+    found: Array = jax.linear_transpose(lambda k: _conv(x, k), kernel)(g)[0]
+    return found
 
 
 conv2d.defvjp(_conv_forward, _conv_backward)
@@ -144,7 +140,7 @@ def computed_once(x: Array) -> Array:
 
     XLA:CPU would compute it again, where that is cheap, for each of its readers; those that transpose it take longest.
     """
-    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
+    return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
 
 
 @jax.custom_vjp
