@@ -10,7 +10,7 @@ from configs import default
 def get_config():
     config = default.get_config()
     config.data.size = (32, 64)
-    for role, count in dict(source=160, target=320, judge=320, val=32, test=64).items():
+    for role, count in dict(source=96, target=320, judge=320, val=32, test=64).items():
         config.data[role].streets.count = count
     config.denoiser.weights = ""  # trains its own
     config.denoiser.unet.widths = (32, 64)

@@ -1,15 +1,19 @@
 """Four virtual CPU devices for every test, so that parallel code runs parallel; set before jax makes its backend.
 
-Most of the tests' time is compiling. So nothing is optimised, and what one test compiled serves all others, also those
-of other workers, and the commands that they start. The quick run of .ci/run takes the defaults.
+Most of the tests' time is compiling. So nothing is optimised, a jaxlib that still has its old, faster emitters of
+fusions takes them, and what one test compiled serves all others, also those of other workers, and the commands that
+they start. The quick run of .ci/run takes the defaults, and its tests on the newest jax the new emitters. By the old
+ones one device and several differ in the last bit: tests of that start processes with DEFAULT_EMITTERS.
 """
 
 import atexit
+import gc
 import os
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -18,12 +22,17 @@ from jax.sharding import AxisType, Mesh
 
 import sgg_jax  # noqa: F401  (compiler defaults)
 
+OLD_EMITTERS = " --xla_cpu_use_fusion_emitters=false"
 if "PYTEST_XDIST_WORKER" in os.environ:  # its environment is that of the process that started it
     compiled = os.environ["JAX_COMPILATION_CACHE_DIR"]
 else:
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+    if version("jaxlib").startswith(("0.10.", "0.11.")):  # others end where they do not know a flag
+        os.environ["XLA_FLAGS"] += OLD_EMITTERS
     compiled = tempfile.mkdtemp(prefix="compiled-")
     atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+DEFAULT_EMITTERS = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace(OLD_EMITTERS, "")}
+"""The environment of a process whose code is emitted as users' is."""
 for name, value in (
     ("jax_compilation_cache_dir", compiled),
     ("jax_persistent_cache_min_compile_time_secs", 0),
@@ -31,6 +40,7 @@ for name, value in (
 ):
     os.environ[name.upper()] = str(value)
     jax.config.update(name, value)
+gc.set_threshold(50_000, 20, 100)  # tracing makes many objects and few cycles: a fifth of the tests' time
 jax.config.update("jax_platforms", "cpu")  # also where a GPU is
 jax.config.update("jax_num_cpu_devices", 4)
 

@@ -1,4 +1,4 @@
-"""Gradients in groups: what they are the mean of, and the same bits on any number of devices."""
+"""Gradients in groups: what they are the mean of, and the order in which they are added. (Bits: test_same_bits.py.)"""
 
 from dataclasses import replace
 
@@ -6,22 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 from line_fit import RECIPE
+from same_bits import mesh_of, training_networks
 from test_training import KilledError, assert_same, train, until
 
 from sgg_jax import devices
 from sgg_jax.accumulation import groups_of, mean_of_groups
-from sgg_jax.augmentation import Strength
 from sgg_jax.errors import InputError
-from sgg_jax.models import EncoderDecoder, UNet, build
-from sgg_jax.schedule import linear, noise_schedule
-from sgg_jax.training import denoiser_objective, init_state, make_step, segmenter_objective
+from sgg_jax.training import init_state, make_step
 from sgg_jax.types import VOID
-
-
-def mesh_of(count):
-    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
 
 
 def found_in_groups(function, groups, mesh, *rows):
@@ -52,45 +45,10 @@ def test_groups_are_added_in_that_order_and_no_other(count):
     assert float(found) == 21 / 8
 
 
-def networks():
-    size, draw = (16, 8, 16), np.random.default_rng(0).integers
-    images = {"image": draw(0, 256, (*size, 3)).astype(np.uint8), "labels": draw(0, 3, size).astype(np.uint8)}
-    unet, paint = build(UNet, 0, widths=(8, 32), blocks=1, attention=(), patch=2)
-    segmenter, see = build(EncoderDecoder, 0, classes=3, widths=(8, 16), blocks=1, patch=2)
-    strength = Strength(recolor=0.5, texture=0.3, diffuse=0.5)
-    return images, {
-        "denoiser": (denoiser_objective(unet, True), paint, (noise_schedule(linear(1000)), jnp.ones(1000))),
-        "segmenter": (segmenter_objective(segmenter, strength), see, jnp.ones(3)),
-    }
-
-
-def trained(kind, count, recipe, steps=3):
-    """State, losses and norms after some steps on that many devices."""
-    images, kinds = networks()
-    objective, params, constants = kinds[kind]
-    mesh = mesh_of(count)
-    step = make_step(objective, recipe.rule, mesh, groups_of(recipe, mesh))
-    state, constants = devices.replicate((init_state(params, recipe), constants), mesh)
-    told = []
-    for _ in range(steps):
-        state, metrics = step(state, constants, devices.shard(images, mesh), 7, np.float32(0.01))
-        told.append(metrics)
-    return jax.tree.map(np.asarray, (state, told))
-
-
-@pytest.mark.parametrize(("kind", "optimizer"), [("denoiser", "muon"), ("segmenter", "adamw")])
-def test_networks_are_the_same_bits_on_any_number_of_devices(kind, optimizer):
-    """Weights, averages, moments, losses and norms after three steps of all that a network's training has."""
-    recipe = replace(RECIPE, batch_size=16, groups=4, optimizer=optimizer)
-    one, four = (trained(kind, count, recipe) for count in (1, 4))  # two hosts: test_hosts.py
-    jax.tree.map(np.testing.assert_array_equal, one, four)
-    assert float(one[1][0]["grad_norm"]) > 1e-3
-
-
 def test_groups_are_a_way_to_add_and_nothing_else(four_devices):
     """The step is that of the whole batch at once but for rounding, though groups differ in their classes' weights and
     one of them shows nothing that is known; with split weights, and with random views."""
-    images, kinds = networks()
+    images, kinds = training_networks()
     images["labels"][4:8] = VOID
     images["labels"][0] = 2
     objective, params, _ = kinds["segmenter"]

@@ -12,12 +12,9 @@ from jax.tree_util import Partial
 from toys import CLASSES, labels, mixing_segmenter, short_schedule, smooth_denoiser
 
 from sgg_jax.data.dataset import ClassInfo, Example
-from sgg_jax.devices import replicate
 from sgg_jax.errors import InputError
-from sgg_jax.guidance import VARIANTS, at_denoised, clipped, through_denoiser
-from sgg_jax.models import EncoderDecoder, UNet, build
-from sgg_jax.parameterization import FromVelocity
-from sgg_jax.sampling import Knobs, Method, ancestral, ddim, dpm_solver
+from sgg_jax.guidance import VARIANTS
+from sgg_jax.sampling import Knobs, Method, ancestral, ddim
 from sgg_jax.translation import _advance, in_blocks, trace, translate, translate_all
 from sgg_jax.types import VOID
 
@@ -216,44 +213,6 @@ def test_any_number_of_devices_gives_the_same_bytes(kind):
             np.testing.assert_array_equal(done.image, one[index].image)
             np.testing.assert_array_equal(done.ratios, one[index].ratios)
     assert list(others[-1]) == [9, 10, 0, 1, 2]
-
-
-def unlike(network, seed, **options):
-    """(apply, weights) of which none is 0, as fresh ones are."""
-    apply, params = build(network, seed, blocks=1, patch=2, dtype="float32", **options)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    drawn = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
-    return apply, jax.tree.unflatten(tree, drawn)
-
-
-@pytest.mark.parametrize(
-    ("reverse", "look"),
-    [(ancestral, at_denoised), (dpm_solver, at_denoised), (ancestral, through_denoiser)],
-    ids=["ddpm", "dpm", "through the denoiser"],
-)
-def test_real_networks_give_the_same_bits_on_any_number_of_devices(reverse, look):
-    """XLA optimises one device's program apart from that of several: nothing in it may be left to its choice."""
-    apply, params = unlike(UNet, 1, widths=(32,), attention=(0,))
-    denoiser = Partial(FromVelocity(apply, "linear", 1000), params)
-    segmenter = Partial(*unlike(EncoderDecoder, 2, widths=(8, 16), classes=CLASSES))
-    data = scene(8)
-    method = Method(clipped(look(VARIANTS["sgg"]), 0.5), reverse, 3)
-    found = {}
-    for devices in (1, 2, 4):
-        mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
-        networks, rows = replicate((denoiser, segmenter), mesh), 2 * devices  # two rows a device
-        parts = [
-            translate(
-                *networks, short_schedule(), *(part[i : i + rows] for part in data), KNOBS, method=method, mesh=mesh
-            )
-            for i in range(0, 8, rows)
-        ]
-        found[devices] = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-    for devices in (2, 4):
-        for one, several in zip(found[1], found[devices], strict=True):
-            np.testing.assert_array_equal(one, several)
-    assert found[1][1].max() > 0.1  # guided indeed
 
 
 @pytest.mark.parametrize("method", [SGG, PLAIN, SGG._replace(reverse=ddim(0.5))], ids=["sgg", "none", "ddim"])
