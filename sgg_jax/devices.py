@@ -30,6 +30,12 @@ SPLIT_FROM = 2**16
 """Numbers in an array from which on it is split over `weights`; smaller ones are copied."""
 
 
+def platform(mesh: Mesh) -> str:
+    """Of its devices: "cpu", "gpu" or "tpu"."""
+    found: str = mesh.devices.flat[0].platform
+    return found
+
+
 def split_mesh(mesh: Mesh, parts: int) -> Mesh:
     """The same devices with the axes `data` and `weights`, the second of that size; the mesh itself for 1."""
     if parts == 1:
