@@ -103,12 +103,21 @@ class Checkpoints:
 
     def _seal(self, manager: ocp.CheckpointManager, step: int) -> None:
         manager.wait_until_finished()
-        # orbax makes a directory that vanished anew, and goes on in it with what it has not written yet
+        self._in_its_place(step)
+        _seal(manager, self.directory / str(step), self.about)
+        self._in_its_place(step)
+
+    def _in_its_place(self, step: int) -> None:
+        """OSError, and no checkpoint of that step, where the directory is not the one that was opened: one that
+        vanished is made anew, and what was not written yet, or the seal, would stand in it as if it were all."""
         assert self._opened is not None
-        if not os.path.samestat(os.fstat(self._opened), os.stat(self.directory)):
+        try:
+            same = os.path.samestat(os.fstat(self._opened), os.stat(self.directory))
+        except FileNotFoundError:
+            same = False
+        if not same:
             shutil.rmtree(self.directory / str(step), ignore_errors=True)
             raise OSError("the directory was moved or deleted meanwhile")
-        _seal(manager, self.directory / str(step), self.about)
 
     def _sealed(self) -> None:
         """Waits for the last save."""

@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 from test_checkpoints import tree
 
+from sgg_jax import checkpoints
 from sgg_jax.checkpoints import Checkpoints, newest
 from sgg_jax.errors import InputError
 
@@ -18,6 +19,7 @@ FILLING = """
 import resource, sys
 import numpy as np
 from pathlib import Path
+from sgg_jax import checkpoints
 from sgg_jax.checkpoints import Checkpoints, load_weights, newest
 from sgg_jax.errors import InputError
 directory, refused = Path(sys.argv[1]), []
@@ -69,6 +71,7 @@ VANISHING = """
 import os, sys, time
 from pathlib import Path
 import jax.numpy as jnp
+from sgg_jax import checkpoints
 from sgg_jax.checkpoints import Checkpoints, newest
 from sgg_jax.errors import InputError
 def entries(place):
@@ -116,6 +119,25 @@ def test_a_directory_made_anew_while_a_checkpoint_is_written_is_not_sealed(tmp_p
         Checkpoints(tmp_path / "checkpoints") as written,
     ):
         monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", made_anew)
+        written.save(1, tree(1), tree(1))
+        written._sealed()
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("gone", [Path.rename, lambda place, _: shutil.rmtree(place)])
+def test_a_directory_that_vanishes_before_the_seal_is_written_gets_none(tmp_path, monkeypatch, gone):
+    """Writing the seal makes the directories above it: of nothing, it would have called nothing whole."""
+    digests = checkpoints._digests
+
+    def vanished(place):
+        gone(tmp_path / "checkpoints", tmp_path / "away")
+        return digests(place)
+
+    with (
+        pytest.raises(InputError, match="moved or deleted meanwhile.*run again"),
+        Checkpoints(tmp_path / "checkpoints") as written,
+    ):
+        monkeypatch.setattr(checkpoints, "_digests", vanished)
         written.save(1, tree(1), tree(1))
         written._sealed()
     assert list((tmp_path / "checkpoints").iterdir()) == []
