@@ -68,8 +68,10 @@ def check(run: Experiment) -> None:
         if run.given_segmenter(place):
             run.segmenter_params(place)
     choose({"adapted": 0, "source": 0}, c.translate.guide, "translate.guide")
-    _check_size(run, tuple(c.data.size), "data.size")
-    _check_size(run, (run.tile.height, run.tile.width), "translate.tile")
+    sizes = {tuple(c.data.size): "data.size"}
+    sizes.setdefault((run.tile.height, run.tile.width), "translate.tile")
+    for seen, field in sizes.items():
+        _check_size(run, seen, field)
     if c.translate.deep_every > 1:
         _check_whole(run)
     if c.denoiser.weights:
@@ -110,8 +112,9 @@ def _check_size(run: Experiment, size: tuple[int, int], field: str) -> None:
     image, step = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
     try:
         jax.eval_shape(*run.denoiser_network, image, step)
-        for role in ("guide", "judge", "student"):
-            jax.eval_shape(*run.segmenter_outline(role), image)
+        segmenters = [run.segmenter_outline(role) for role in ("guide", "judge", "student")]
+        for apply, params in {id(found): found for found in segmenters}.values():
+            jax.eval_shape(apply, params, image)
     except InputError:
         raise
     except ValueError as error:

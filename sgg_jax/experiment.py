@@ -62,6 +62,7 @@ class Experiment:
         self.command = command
         self.shared = shared or workdir
         self.stages = Stages(workdir)
+        self._outlines: dict[str, tuple[Apply, Params]] = {}  # of segmenters, by what the config names them
 
     def with_seed(self, seed: int) -> "Experiment":
         """The same run from another seed, in a directory below this one's, with this one's denoiser and judge."""
@@ -204,8 +205,11 @@ class Experiment:
         return make_network(self.config, "segmenter", *self._named_for(role), self.seed(stream), self.names)
 
     def segmenter_outline(self, role: str = "guide") -> tuple[Apply, Params]:
-        """(apply, shapes of the weights) of a role's segmenter."""
-        return outline_network(self.config, "segmenter", *self._named_for(role), len(self.names))
+        """(apply, shapes of the weights) of a role's segmenter; the same for roles that share a network."""
+        name, field = self._named_for(role)
+        if name not in self._outlines:
+            self._outlines[name] = outline_network(self.config, "segmenter", name, field, len(self.names))
+        return self._outlines[name]
 
     def _named_for(self, role: str) -> tuple[str, str]:
         """What the config names as a role's segmenter, and the field that does."""
