@@ -59,7 +59,9 @@ def stage_rows(run: Experiment, calibration: Calibration, stage: str) -> list[Ro
             rows.append(_scoring(calibration, "evaluate: translations", source, 2 * compared))
         return rows
     assert stage == "report", stage  # pictures; what takes long is compiling the steps that it shows
-    return [Row(stage, 0, 0, 0.0, calibration.compiling(run.method()) + calibration.compiling(run.method("none")))]
+    seconds = calibration.compiling(run.method()) + calibration.compiling(run.method("none"))
+    shown = min(c.report.examples, len(source)) / len(source)
+    return [Row(stage, 0, 0, 0.0, seconds), *_starting(calibration, "report: starts", 1, shown)]
 
 
 def trained_segmenters(run: Experiment) -> int:

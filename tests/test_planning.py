@@ -59,6 +59,7 @@ def test_starts_scores_and_the_report_are_counted(run, monkeypatch):
     # four students on test and val; the judge's scores and features of six images each, and of the target's
     assert rows["compare: scores"].seconds == pytest.approx((4 * (8 + 4) + 2 * 4 * 6 + 12) * image)
     assert rows["report"].seconds == pytest.approx(2 * 5.0, abs=0.1)  # guided and unguided steps are compiled
+    assert rows["report: starts"].seconds == pytest.approx(donors + run.config.report.examples * 0.25)
     run.config.translate.start = "image"
     assert "translate: starts" not in [row.stage for row in plan(run, ["translate"]).rows]
 
