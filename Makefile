@@ -17,7 +17,7 @@ quick: $(VENV)/installed
 	$(BIN)/python main.py run --config configs/quick.py --workdir runs/quick
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
