@@ -1,4 +1,4 @@
-"""Every stage in three minutes on two CPU cores: small images, small networks, few steps. It proves that all parts
+"""Every stage in four minutes on two CPU cores: small images, small networks, few steps. It proves that all parts
 work together, not what the method can do.
 
     python main.py run --config configs/quick.py --workdir runs/quick

@@ -112,9 +112,8 @@ def _check_size(run: Experiment, size: tuple[int, int], field: str) -> None:
     image, step = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
     try:
         jax.eval_shape(*run.denoiser_network, image, step)
-        segmenters = [run.segmenter_outline(role) for role in ("guide", "judge", "student")]
-        for apply, params in {id(found): found for found in segmenters}.values():
-            jax.eval_shape(apply, params, image)
+        for role in ("guide", "judge", "student"):
+            jax.eval_shape(*run.segmenter_outline(role), image)
     except InputError:
         raise
     except ValueError as error:

@@ -2,8 +2,8 @@
 
 Most of the tests' time is compiling. So nothing is optimised, a jaxlib that still has its old, faster emitters of
 fusions takes them, and what one test compiled serves all others, also those of other workers, and the commands that
-they start. The quick run of .ci/run takes the defaults, and its tests on the newest jax the new emitters. By the old
-ones one device and several differ in the last bit: tests of that start processes with DEFAULT_EMITTERS.
+they start. The newest jax has the new emitters alone, and the quick run of .ci/run takes all defaults. By the old ones
+one device and several differ in the last bit: tests of that start processes with DEFAULT_EMITTERS.
 """
 
 import atexit

@@ -19,7 +19,6 @@ FILLING = """
 import resource, sys
 import numpy as np
 from pathlib import Path
-from sgg_jax import checkpoints
 from sgg_jax.checkpoints import Checkpoints, load_weights, newest
 from sgg_jax.errors import InputError
 directory, refused = Path(sys.argv[1]), []
@@ -71,7 +70,6 @@ VANISHING = """
 import os, sys, time
 from pathlib import Path
 import jax.numpy as jnp
-from sgg_jax import checkpoints
 from sgg_jax.checkpoints import Checkpoints, newest
 from sgg_jax.errors import InputError
 def entries(place):

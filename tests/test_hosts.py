@@ -134,7 +134,7 @@ BLOWS = [  # what is there when a host is struck, which, and by what
 ]
 
 
-def struck(workdir, blows):
+def strike(workdir, blows):
     """A run of two hosts that goes on after every blow; the host that was not struck ends soon, too."""
     for sign, struck, blow in blows:
         processes = both(workdir)
@@ -160,7 +160,7 @@ def assert_same_run(workdir, other):
 @pytest.mark.whole
 def test_hosts_that_are_killed_and_stopped_end_in_the_same_bytes(two, tmp_path):
     """One signalled while they train, the other killed while they translate. (More blows: soak/test_hosts_soak.py.)"""
-    struck(tmp_path / "run", BLOWS)
+    strike(tmp_path / "run", BLOWS)
     assert_same_run(tmp_path / "run", two)
 
 

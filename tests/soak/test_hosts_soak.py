@@ -7,7 +7,7 @@ Not among the tests of `make test`, which strike twice.
 
 import signal
 
-from test_hosts import assert_same_run, both, ended, struck
+from test_hosts import assert_same_run, both, ended, strike
 
 TRANSLATED = "adapt/round1/translated/leftImg8bit/train/all/*.png"
 BLOWS = [
@@ -24,5 +24,5 @@ BLOWS = [
 def test_hosts_that_are_struck_end_in_the_same_bytes(tmp_path):
     codes, said = ended(both(tmp_path / "two"), 600)
     assert codes == [0, 0], said
-    struck(tmp_path / "run", BLOWS)
+    strike(tmp_path / "run", BLOWS)
     assert_same_run(tmp_path / "run", tmp_path / "two")
