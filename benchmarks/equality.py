@@ -70,10 +70,10 @@ def answers(ours: Ours, trained: tuple[str, ...] = ("denoiser", "segmenter")) ->
     x, keys = to_float(jnp.asarray(ours.image)), image_keys(ours.run.knobs.seed, jnp.asarray(ours.ids))
     point, steps = ours.point(x), np.asarray(ours.schedule.table.step)[: int(ours.schedule.count)]
     found = {
-        "denoiser forward": jax.jit(called)(ours.denoiser, x, steps[-1:]),
-        "segmenter forward": jax.jit(called)(ours.segmenter, x),
-        "segmenter input gradient": jax.jit(guidance.global_scene)(point),
-        "LCG gradient": jax.jit(guidance.local_class)(point),
+        "denoiser forward": ours.jitted(called)(ours.denoiser, x, steps[-1:]),
+        "segmenter forward": ours.jitted(called)(ours.segmenter, x),
+        "segmenter input gradient": ours.jitted(guidance.global_scene)(point),
+        "LCG gradient": ours.jitted(guidance.local_class)(point),
         "whole translation": ours.translated_unrounded("", ours.schedule),
     }
     draw = jax.jit(step_noise, static_argnums=2)

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sgg_jax.compiler import set_cpu_flags
+from sgg_jax.compiler import network_options, set_cpu_flags
 
 set_cpu_flags()  # before jax is imported
 
@@ -21,7 +21,7 @@ from benchmarks.work import FINE_TUNING, TRANSLATIONS, Network, Work  # noqa: E4
 from configs import default  # noqa: E402
 from sgg_jax import guidance  # noqa: E402
 from sgg_jax.accumulation import groups_of  # noqa: E402
-from sgg_jax.devices import replicate, shard  # noqa: E402
+from sgg_jax.devices import platform, replicate, shard  # noqa: E402
 from sgg_jax.experiment import Experiment  # noqa: E402
 from sgg_jax.models import flops, named  # noqa: E402
 from sgg_jax.schedule import NoiseSchedule  # noqa: E402
@@ -189,12 +189,17 @@ class Ours:
         section = name.split()[0]
         if name.endswith("training step"):
             return self.trainer(section).step
+        inputs: tuple[Any, ...] = (self.point(x),)
         if name.endswith("forward"):
-            run, inputs = jax.jit(called), (self.denoiser, x, step) if section == "denoiser" else (self.segmenter, x)
+            function, inputs = called, (self.denoiser, x, step) if section == "denoiser" else (self.segmenter, x)
         else:
-            gradient = guidance.local_class if name == "LCG gradient" else guidance.global_scene
-            run, inputs = jax.jit(gradient), (self.point(x),)
+            function = guidance.local_class if name == "LCG gradient" else guidance.global_scene
+        run = self.jitted(function)
         return lambda: jax.block_until_ready(run(*inputs))
+
+    def jitted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """With the options that a translation is compiled with."""
+        return jax.jit(function, compiler_options=network_options(platform(self.run.mesh)))
 
     def round(self) -> Call:
         """Translates the batch, and takes some steps of fine-tuning on it."""

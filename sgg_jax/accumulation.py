@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from sgg_jax.compiler import training_options
+from sgg_jax.compiler import network_options
 from sgg_jax.devices import platform
 from sgg_jax.losses import mean
 from sgg_jax.optimization import Recipe
@@ -68,7 +68,7 @@ def mean_of_groups(function: Callable[..., Any], groups: int, mesh: Mesh) -> Cal
         return jax.tree.map(lambda sum: mean(sum, weight), sums)
 
     take = on_devices(cut, split, everywhere, out=split)
-    options = training_options(platform(mesh))
+    options = network_options(platform(mesh))
     evaluate = on_devices(evaluated, everywhere, everywhere, split, out=split, options=options)
     add = on_devices(added, split, split, out=split, donate=(0,))
     finish = on_devices(finished, split, out=everywhere)

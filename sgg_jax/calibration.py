@@ -31,7 +31,7 @@ from sgg_jax.sampling import Method
 from sgg_jax.schedule import NoiseSchedule
 from sgg_jax.tiling import cover, covered_size, tile_count, tiled
 from sgg_jax.training import init_state, make_step
-from sgg_jax.translation import affordable, translate
+from sgg_jax.translation import affordable, translator
 from sgg_jax.types import Params
 
 
@@ -163,7 +163,7 @@ class Calibration:
         ]
         image, labels = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
         data = shard((image, labels, np.arange(size, dtype=np.int32)), run.mesh)
-        call = partial(translate, denoiser, guide, schedule, *data, knobs, method=fits, mesh=run.mesh)
+        call = partial(translator(fits, run.mesh), denoiser, guide, schedule, *data, knobs)
         seconds, first = timed(call, repeats=2)
         self._together[method], self._compiling[method] = size, compiled + first
         return seconds / int(schedule.count)

@@ -32,8 +32,8 @@ def _known() -> bool:
     return KNOWN[0] <= release < KNOWN[1]
 
 
-def training_options(platform: str) -> dict[str, str]:
-    """Options of `jax.jit` for gradients of weights on "cpu", "gpu" or "tpu".
+def network_options(platform: str) -> dict[str, str]:
+    """Options of `jax.jit` for programs of networks on "cpu", "gpu" or "tpu".
 
     XLA:CPU takes optimisation barriers out before it fuses; without that pass `layers.computed_once` holds. Nothing
     where the user's XLA_FLAGS say themselves which passes to leave out, and for versions of jaxlib that are not known.

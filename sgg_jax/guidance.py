@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgg_jax.losses import log_probability
 from sgg_jax.schedule import Step, predict_image
 from sgg_jax.types import VOID, Array, Denoiser, Image, Labels, Logits, NoisyImage, Segmenter
 
@@ -60,10 +61,7 @@ Guidance = Callable[[Point], Array]
 
 def log_likelihood(logits: Logits, labels: Labels) -> Array:
     """log p(labels | image) = -CE, summed over images and all pixels that are not VOID. float32 []."""
-    known = labels != VOID
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-    picked = jnp.take_along_axis(log_p, jnp.where(known, labels, 0)[..., None], axis=-1)[..., 0]
-    return jnp.sum(jnp.where(known, picked, 0.0))
+    return jnp.sum(log_probability(logits, labels))
 
 
 def present_pairs(labels: Labels, classes: int, microbatch: int) -> Pairs:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from sgg_jax.models.layers import computed_once
 from sgg_jax.schedule import NoiseSchedule, diffuse
 from sgg_jax.types import VOID, Array, Denoiser, Image, Labels, Logits
 
@@ -29,6 +30,18 @@ def denoising_loss(denoiser: Denoiser, schedule: NoiseSchedule, image: Image, ke
     return jnp.mean(weights[row] * error)
 
 
+def log_probability(logits: Logits, labels: Labels) -> Array:
+    """log p of each pixel's label; 0 where it is VOID. [B,H,W,C], [B,H,W] -> [B,H,W] float32.
+
+    The label is found by comparing: the gradient of picking it would be a scatter, which XLA:CPU does pixel by pixel.
+    """
+    logits = computed_once(logits)
+    shifted = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    known = labels[..., None] == jnp.arange(logits.shape[-1])
+    picked = jnp.sum(jnp.where(known, shifted, 0.0), axis=-1)
+    return jnp.where(labels != VOID, picked - jnp.log(jnp.sum(jnp.exp(shifted), axis=-1)), 0.0)
+
+
 def segmentation_sums(logits: Logits, labels: Labels, class_weights: Array) -> tuple[Array, Array]:
     """Class-weighted cross-entropy, summed over all known pixels, and the weight of these pixels: their `mean` is the
     loss. Twice float32 [].
@@ -36,7 +49,5 @@ def segmentation_sums(logits: Logits, labels: Labels, class_weights: Array) -> t
     class_weights: [C], of any scale. VOID pixels never count.
     """
     known = labels != VOID
-    target = jnp.where(known, labels, 0)
-    log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), target[..., None], axis=-1)[..., 0]
-    weight = jnp.where(known, class_weights[target], 0.0)
-    return -jnp.sum(weight * log_p), jnp.sum(weight)
+    weight = jnp.where(known, class_weights[jnp.where(known, labels, 0)], 0.0)
+    return -jnp.sum(weight * log_probability(logits, labels)), jnp.sum(weight)

@@ -31,12 +31,13 @@ def sample_sheet(run: Experiment) -> None:
     grey = np.full((count, *run.config.data.size, 3), 127, np.uint8)  # hidden by the noise at full depth
     total = run.config.denoiser.total
     # The guide is not looked at, but it is an operand: its untrained weights will do.
-    networks = replicate((run.denoiser(), run.segmenter(run.segmenter_network()[1])), run.mesh)
+    denoiser, guide = replicate((run.denoiser(), run.segmenter(run.segmenter_network()[1])), run.mesh)
     images, _, _ = translate(
-        *networks,
+        denoiser,
+        guide,
         respace(run.betas, total, min(SAMPLE_STEPS, total)),
-        grey,
-        np.zeros(grey.shape[:3], np.uint8),
+        jnp.asarray(grey),
+        jnp.asarray(np.zeros(grey.shape[:3], np.uint8)),
         jnp.arange(count),
         run.knobs,
         method=Method(unguided, ddim(0.0), run.config.translate.microbatch),

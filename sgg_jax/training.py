@@ -18,7 +18,7 @@ from sgg_jax import hosts, stopping
 from sgg_jax.accumulation import groups_of, mean_of_groups
 from sgg_jax.augmentation import Strength, augment
 from sgg_jax.checkpoints import Checkpoints
-from sgg_jax.compiler import training_options
+from sgg_jax.compiler import network_options
 from sgg_jax.data.loader import Waiting, prefetch
 from sgg_jax.devices import check_batch, copies, keep_spread, platform, replicate, shard_part, split_mesh, spread
 from sgg_jax.errors import InputError
@@ -137,7 +137,7 @@ def make_step(objective: Objective, rule: Rule, mesh: Mesh, groups: int) -> Call
         return step
 
     if groups == 1:
-        options = training_options(platform(mesh))
+        options = network_options(platform(mesh))
         return jax.jit(step_of(keys_of, whole, updated), donate_argnums=0, compiler_options=options)
     keys, update = jax.jit(keys_of, static_argnums=2), jax.jit(updated, donate_argnums=0)
     return step_of(keys, mean_of_groups(sums, groups, mesh), update)

@@ -18,8 +18,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sgg_jax.compiler import network_options
 from sgg_jax.data.dataset import Dataset, Example, readable
-from sgg_jax.devices import replicate, shard
+from sgg_jax.devices import platform, replicate, shard
 from sgg_jax.errors import InputError
 from sgg_jax.guidance import log_likelihood, present_pairs
 from sgg_jax.sampling import Given, Knobs, Method, State, advance, chain, start, step_noise
@@ -28,7 +29,6 @@ from sgg_jax.tiling import Tile, cover, covered_size, tiled
 from sgg_jax.types import VOID, Array, Denoiser, Segmenter, image_keys, to_float
 
 
-@partial(jax.jit, static_argnames=("method", "mesh"))
 def translate(
     denoiser: Denoiser,
     segmenter: Segmenter,
@@ -48,15 +48,21 @@ def translate(
     Returns the translations [B,H,W,3] uint8, the guidance-to-noise ratio of every step [B,K] float32, and the agreement
     [B] float32: the share of known pixels in which the guide finds their label in the translation.
     """
+    return translator(method, mesh)(denoiser, segmenter, schedule, image, labels, image_id, knobs)
+
+
+@cache
+def translator(method: Method, mesh: Mesh) -> Any:
+    """`translate` by a method on a mesh, jitted."""
 
     def local(
         denoiser: Denoiser,
         segmenter: Segmenter,
         schedule: NoiseSchedule,
-        knobs: Knobs,
         image: Array,
         labels: Array,
         image_id: Array,
+        knobs: Knobs,
     ) -> tuple[Array, Array, Array]:
         image, labels = to_float(image), labels.astype(jnp.int32)
         keys = image_keys(jnp.asarray(knobs.seed), image_id)
@@ -73,11 +79,11 @@ def translate(
     over_devices = jax.shard_map(
         local,
         mesh=mesh,
-        in_specs=(P(), P(), P(), P(), P("data"), P("data"), P("data")),
+        in_specs=(P(), P(), P(), P("data"), P("data"), P("data"), P()),
         out_specs=P("data"),
         check_vma=False,
     )
-    return over_devices(denoiser, segmenter, schedule, knobs, image, labels, image_id)
+    return jax.jit(over_devices, compiler_options=network_options(platform(mesh)))
 
 
 class Look(NamedTuple):
@@ -151,7 +157,7 @@ def affordable(
 
     while memory < math.inf:
         data = shaped((*size, 3), np.uint8), shaped(size, np.uint8), shaped((), np.int32)
-        lowered = translate.lower(denoiser, segmenter, schedule, *data, knobs, method=method, mesh=mesh)
+        lowered = translator(method, mesh).lower(denoiser, segmenter, schedule, *data, knobs)
         found = lowered.compile().memory_analysis()
         if found is None:  # a backend that does not tell
             return rows, method
@@ -234,7 +240,8 @@ def translate_all(
         image, labels = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
         ids = np.array([dataset.image_id(index) for index, _ in rows], np.int32)
         data = shard((image, labels, ids), mesh)
-        return translate(denoiser, segmenter, schedule, *data, knobs, method=method, mesh=mesh)
+        found: tuple[Array, Array, Array] = translator(method, mesh)(denoiser, segmenter, schedule, *data, knobs)
+        return found
 
     rest, running = iter(blocks), None
     while together := list(islice(rest, mesh.size)):

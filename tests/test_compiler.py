@@ -45,7 +45,7 @@ def test_barriers_are_kept_on_cpus_alone_and_the_users_choice_of_passes_stays(
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     if flags:
         monkeypatch.setenv("XLA_FLAGS", flags)
-    assert bool(compiler.training_options(platform)) == kept
+    assert bool(compiler.network_options(platform)) == kept
 
 
 def test_what_was_compiled_is_kept_in_the_users_cache(monkeypatch, tmp_path):

@@ -9,7 +9,7 @@ from jax import lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from sgg_jax.compiler import training_options
+from sgg_jax.compiler import network_options
 from sgg_jax.models.layers import (
     MANY,
     Attention,
@@ -125,7 +125,7 @@ def test_a_gradient_of_many_readers_is_computed_once_on_a_cpu():
         return jax.grad(lambda state, x: (jnp.sin(nnx.merge(graph, state)(x)) * w).sum(), (0, 1))(state, x)
 
     inputs = state, jnp.ones((1, 4, 4, 2))
-    compiled = jax.jit(gradient, compiler_options=training_options("cpu")).lower(*inputs).compile()
+    compiled = jax.jit(gradient, compiler_options=network_options("cpu")).lower(*inputs).compile()
     assert compiled.as_text().count(" opt-barrier(") == 1
     for found, wanted in zip(jax.tree.leaves(compiled(*inputs)), jax.tree.leaves(gradient(*inputs)), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-6)
@@ -167,6 +167,22 @@ def test_group_norm_takes_its_moments_in_float32():
     assert out.dtype == jnp.bfloat16
     wanted = literal_norm(np.asarray(x, np.float64), 2, 1.0, 0.0)
     np.testing.assert_allclose(np.asarray(out, np.float64), wanted, rtol=5e-3, atol=1e-3)  # the rounding of the output
+
+
+def test_what_belongs_to_a_channel_is_computed_once_on_a_cpu():
+    """Without barriers XLA:CPU computes gain and offset again for every pixel, and gradients for each of their sums."""
+    norm = GroupNorm(8, groups=2)
+    graph, state = nnx.split(norm)
+    inputs = state, jnp.asarray(draw(2, 4, 6, 8)), jnp.asarray(draw(2, 4, 6, 8, seed=1))
+
+    def forward(state, x, w):
+        return (nnx.merge(graph, state)(x, silu=True) * w).sum()
+
+    for function, barriers in ((forward, 1), (jax.grad(forward, (0, 1)), 5)):
+        compiled = jax.jit(function, compiler_options=network_options("cpu")).lower(*inputs).compile()
+        assert compiled.as_text().count(" opt-barrier(") == barriers
+        for found, wanted in zip(*map(jax.tree.leaves, (compiled(*inputs), function(*inputs))), strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_groups_must_divide():

@@ -18,7 +18,7 @@ from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
 from sgg_jax.pipeline import main
 from sgg_jax.pretrained import load_pretrained, read_story, trained_steps
-from sgg_jax.translation import translate, translate_all
+from sgg_jax.translation import translate_all, translator
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +80,9 @@ def test_the_plan_knew_the_disk(finished):
 
 def test_a_whole_run_compiles_each_function_once(finished):
     """On top of those of other tests: guided, unguided and the sample sheet; depths and weights add none."""
-    before = translate._cache_size()
     run = pipeline.Experiment(tiny(), finished)
+    guided = translator(run.method(), run.mesh)
+    before = guided._cache_size(), translator.cache_info().currsize
     for depth in (200, 300):
         for place in ("source", "adapt/round1"):
             guide = run.segmenter_at(place)
@@ -90,7 +91,7 @@ def test_a_whole_run_compiles_each_function_once(finished):
                 method=run.method(), mesh=run.mesh, tile=run.tile,
             )  # fmt: skip
             assert [len(block) for block in images] == [1, 1]
-    assert translate._cache_size() == before
+    assert (guided._cache_size(), translator.cache_info().currsize) == before
 
 
 def test_scoring_early_does_not_end_scoring(finished, tmp_path):

@@ -15,7 +15,7 @@ from sgg_jax.data.dataset import ClassInfo, Example
 from sgg_jax.errors import InputError
 from sgg_jax.guidance import VARIANTS
 from sgg_jax.sampling import Knobs, Method, ancestral, ddim
-from sgg_jax.translation import _advance, in_blocks, trace, translate, translate_all
+from sgg_jax.translation import _advance, in_blocks, trace, translate, translate_all, translator
 from sgg_jax.types import VOID
 
 KNOBS = Knobs(scale=jnp.float32(0.5), fill=jnp.float32(0), limit=jnp.float32(1), seed=jnp.int32(11))
@@ -258,7 +258,7 @@ def test_what_does_not_fit_is_done_in_smaller_parts(four_devices, capsys):
     def needed(rows, pairs):
         data = (jax.ShapeDtypeStruct((4 * rows, *part.shape[1:]), part.dtype) for part in toy.data)
         networks, method = (smooth_denoiser(), mixing_segmenter()), SGG._replace(microbatch=pairs)
-        lowered = translate.lower(*networks, short_schedule(), *data, KNOBS, method=method, mesh=four_devices)
+        lowered = translator(method, four_devices).lower(*networks, short_schedule(), *data, KNOBS)
         found = lowered.compile().memory_analysis()
         return found.temp_size_in_bytes + found.argument_size_in_bytes + found.output_size_in_bytes
 

@@ -5,7 +5,7 @@ running state, so training and evaluation are the same function.
 """
 
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jax import lax
 from numpy.random import Generator
 
 Array = jax.Array
+Arrays = TypeVar("Arrays")
 
 Rng = Generator | None
 """What draws fresh weights; None for an outline of a network, whose weights take no memory."""
@@ -71,6 +72,16 @@ def _kernel_gradient(x: Array, kernel: Array, g: Array) -> Array:
 conv2d.defvjp(_conv_forward, _conv_backward)
 
 
+def computed_once(x: Arrays) -> Arrays:
+    """Arrays as they are, written to memory on a CPU, in programs with compiler.network_options.
+
+    XLA:CPU would compute them again, where that is cheap, for each of their readers, and for each pixel what belongs to
+    a channel: those that transpose take longest.
+    """
+    found: Arrays = lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
+    return found
+
+
 def channel_mean(x: Array) -> Array:
     """Mean over the places of each image, one side after the other: [B,H,W,C] -> [B,C]."""
     return x.mean(1).mean(1)
@@ -100,8 +111,8 @@ def moments(x: Array) -> tuple[Array, Array]:
 
 
 def _moments_backward(x: Array, g: tuple[Array, Array]) -> tuple[Array]:
-    mean, square = (one[:, None, None] / (x.shape[1] * x.shape[2]) for one in g)
-    return (mean + 2 * square * x,)
+    mean, square = computed_once(tuple(one / (x.shape[1] * x.shape[2]) for one in g))
+    return (mean[:, None, None] + 2 * square[:, None, None] * x,)
 
 
 moments.defvjp(lambda x: (moments(x), x), _moments_backward)
@@ -123,24 +134,17 @@ def _scale_shift_forward(x: Array, gain: Array, offset: Array, silu: bool) -> tu
 
 
 def _scale_shift_backward(silu: bool, saved: tuple[Array, Array, Array], g: Array) -> tuple[Array, Array, Array]:
-    x, gain, offset = saved
+    x, *channels = saved
+    gain, offset = computed_once(channels)  # apart from the forward pass, which else would write its sigmoid for this
     if silu:
         z = x * gain[:, None, None] + offset[:, None, None]
         sigmoid = jax.nn.sigmoid(z)
-        g = g * sigmoid * (1 + z * (1 - sigmoid))
+        g = computed_once(g * sigmoid * (1 + z * (1 - sigmoid)))
     offset_gradient, gain_gradient = channel_sums(g, g * x)
     return g * gain[:, None, None], gain_gradient, offset_gradient
 
 
 scale_shift.defvjp(_scale_shift_forward, _scale_shift_backward)
-
-
-def computed_once(x: Array) -> Array:
-    """x, written to memory on a CPU, in programs with compiler.training_options.
-
-    XLA:CPU would compute it again, where that is cheap, for each of its readers; those that transpose it take longest.
-    """
-    return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
 
 
 @jax.custom_vjp
@@ -231,6 +235,7 @@ class GroupNorm(nnx.Module):
         if modulation is not None:
             scale, shift = modulation
             gain, offset = gain * (1 + scale), offset * (1 + scale) + shift
+        gain, offset = computed_once((gain, offset))  # else again for every pixel
         return scale_shift(wide, gain, offset, silu).astype(x.dtype)
 
 
