@@ -6,7 +6,6 @@ import os
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -76,9 +75,13 @@ def _put(tree: Any, shardings: Any) -> Any:
 
 
 def copies(tree: Any, mesh: Mesh) -> Any:
-    """Copies of arrays that lie as `weight_sharding` says; of other hosts' parts, too: then whole, in numpy."""
+    """Copies of arrays that lie as `weight_sharding` says; of other hosts' parts, too: then whole, in numpy.
+
+    Of what every device has there is one copy: orbax would cut it into as many slices as there are devices.
+    """
     if not mesh.is_multi_process:
-        return jax.tree.map(jnp.copy, tree)
+        own = jax.tree.map(lambda leaf: leaf.addressable_data(0) if leaf.is_fully_replicated else leaf, tree)
+        return jax.device_put(own, jax.tree.map(lambda leaf: leaf.sharding, own), may_alias=False)
     gather = jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(mesh, P()))
 
     def whole(leaf: Array) -> np.ndarray:

@@ -74,12 +74,15 @@ def test_round_trip_of_both_items(checkpoint):
     assert_equal(state, {"params": tree(105), "step": jnp.int32(5)})
 
 
-def test_what_is_saved_are_copies_that_outlive_a_donation(tmp_path, one_device):
+@pytest.mark.parametrize("devices", ["one_device", "four_devices"])
+def test_what_is_saved_are_copies_that_outlive_a_donation(tmp_path, devices, request):
     """The next training step overwrites the state while its checkpoint is still being written."""
+    mesh = request.getfixturevalue(devices)
     add = jax.jit(lambda x: x + 1, donate_argnums=0)
     with Checkpoints(tmp_path / "c") as checkpoints:
-        weights = jnp.zeros(1_000_000)
-        copied = copies({"x": weights}, one_device)
+        weights = replicate(jnp.zeros(1_000_000), mesh)
+        copied = copies({"x": weights}, mesh)
+        assert len(copied["x"].devices()) == 1
         checkpoints.save(1, copied, copied)
         for _ in range(3):
             weights = add(weights)
