@@ -112,22 +112,6 @@ def assert_same_bytes(run, other):
                 np.testing.assert_array_equal(values, theirs[name], err_msg=f"{place}: {name}")
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """A run of two hosts that nothing befalls."""
-    workdir = tmp_path_factory.mktemp("hosts") / "two"
-    codes, said = ended(both(workdir), 600)
-    assert codes == [0, 0], said
-    return workdir
-
-
-@pytest.mark.whole
-def test_two_hosts_match_one_device_alone(two, tmp_path):
-    codes, said = ended([command(tmp_path)], 600)
-    assert codes == [0], said
-    assert_same_bytes(tmp_path, two)
-
-
 BLOWS = [  # what is there when a host is struck, which, and by what
     ("denoiser/metrics.jsonl", 1, signal.SIGTERM),
     ("adapt/round1/translated/leftImg8bit/train/all/*.png", 0, signal.SIGKILL),
@@ -157,18 +141,27 @@ def assert_same_run(workdir, other):
     assert rows[0]["miou"] == rows[1]["miou"] and rows[0]["distance"] == rows[1]["distance"]
 
 
-@pytest.mark.whole
-def test_hosts_that_are_killed_and_stopped_end_in_the_same_bytes(two, tmp_path):
-    """One signalled while they train, the other killed while they translate. (More blows: soak/test_hosts_soak.py.)"""
-    strike(tmp_path / "run", BLOWS)
-    assert_same_run(tmp_path / "run", two)
+@pytest.fixture(scope="module")
+def struck(tmp_path_factory):
+    """A run of two hosts, one signalled while they train, the other killed while they translate."""
+    workdir = tmp_path_factory.mktemp("hosts") / "struck"
+    strike(workdir, BLOWS)
+    return workdir
 
 
 @pytest.mark.whole
-def test_what_is_wrong_on_one_host_ends_both(two, tmp_path):
+def test_two_hosts_that_are_killed_and_stopped_match_one_device_alone(struck, tmp_path):
+    """More blows: soak/test_hosts_soak.py."""
+    codes, said = ended([command(tmp_path)], 600)
+    assert codes == [0], said
+    assert_same_run(struck, tmp_path)
+
+
+@pytest.mark.whole
+def test_what_is_wrong_on_one_host_ends_both(struck, tmp_path):
     """A damaged file is told by the host that reads it, and nobody waits for ever."""
     workdir = tmp_path / "run"
-    shutil.copytree(two, workdir)
+    shutil.copytree(struck, workdir)
     (workdir / "stages" / "compare.json").unlink()
     (workdir / "compare" / "sgg_ptl-0.json").unlink()
     (workdir / "translated" / "classes.json").write_text("{}")
