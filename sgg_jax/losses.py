@@ -37,8 +37,8 @@ def log_probability(logits: Logits, labels: Labels) -> Array:
     """
     logits = computed_once(logits)
     shifted = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
-    known = labels[..., None] == jnp.arange(logits.shape[-1])
-    picked = jnp.sum(jnp.where(known, shifted, 0.0), axis=-1)
+    own = labels[..., None] == jnp.arange(logits.shape[-1])
+    picked = jnp.sum(jnp.where(own, shifted, 0.0), axis=-1)
     return jnp.where(labels != VOID, picked - jnp.log(jnp.sum(jnp.exp(shifted), axis=-1)), 0.0)
 
 
