@@ -28,7 +28,7 @@ def sample_sheet(run: Experiment) -> None:
     steps show what the denoiser knows; ancestral ones, with the posterior's variance, would blur it."""
     rows, columns = SAMPLES
     count = -(-rows * columns // run.mesh.size) * run.mesh.size
-    grey = np.full((count, *run.config.data.size, 3), 127, np.uint8)  # hidden by the noise at full depth
+    grey = jnp.full((count, *run.config.data.size, 3), 127, jnp.uint8)  # hidden by the noise at full depth
     total = run.config.denoiser.total
     # The guide is not looked at, but it is an operand: its untrained weights will do.
     denoiser, guide = replicate((run.denoiser(), run.segmenter(run.segmenter_network()[1])), run.mesh)
@@ -36,8 +36,8 @@ def sample_sheet(run: Experiment) -> None:
         denoiser,
         guide,
         respace(run.betas, total, min(SAMPLE_STEPS, total)),
-        jnp.asarray(grey),
-        jnp.asarray(np.zeros(grey.shape[:3], np.uint8)),
+        grey,
+        jnp.zeros(grey.shape[:3], jnp.uint8),
         jnp.arange(count),
         run.knobs,
         method=Method(unguided, ddim(0.0), run.config.translate.microbatch),

@@ -53,7 +53,7 @@ def translate(
 
 @cache
 def translator(method: Method, mesh: Mesh) -> Any:
-    """`translate` by a method on a mesh, jitted."""
+    """`translate` by a method on a mesh, jitted: a `jax.stages.Wrapped` of all its other arguments, in their order."""
 
     def local(
         denoiser: Denoiser,
