@@ -17,6 +17,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 # Contrast of 3:1 and more against both white and near-black.
 COLORS = ("#3f83d6", "#d8730f", "#2b9a5e", "#d6497f", "#8a6ed6", "#14939e", "#a5764a", "#7f8288")
@@ -71,6 +72,7 @@ def curves(
             lines += axes.plot(x, values, style, color=_color(index), marker=marker, markersize=4, linewidth=1.8)
         if logy:
             axes.set_yscale("log")
+            axes.yaxis.set(major_formatter=_Decimal(), minor_formatter=_Decimal())
         axes.set(xlabel=_plain(xlabel), ylabel=_plain(ylabel), title=_plain(title))
         _legend(figure, lines, list(series), "outside lower left")
         return _svg(figure)
@@ -241,6 +243,13 @@ def _legend_columns(names: Sequence[str]) -> int:
 def _plain(text: str) -> str:
     """Text in which matplotlib sees no formula."""
     return text.replace("$", r"\$")
+
+
+class _Decimal(LogFormatter):
+    """0.1 and 2.05 where matplotlib would typeset powers of ten, at the same ticks."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def _svg(figure: Figure) -> str:
