@@ -251,8 +251,8 @@ def get_config() -> ConfigDict:
             clip_ratio=0.5,
             interval=(0.0, 1.0),  # guide only at steps low * N <= k < high * N
             batch_size=8,  # images at once, on each device; of 48x96, 8 are 16 % faster on two cores than 16
-            # (image, class) pairs that lcg's segmenter sees at once, on each device. The last ones of a batch are filled
-            # up, so that with 8 a single image of 8 classes takes two cores two thirds of the time that it takes with 16.
+            # (image, class) pairs that lcg's segmenter sees at once, on each device. The last ones are filled up: one
+            # image of 8 classes takes two cores 1.5 times as long with 16.
             microbatch=8,
             # GiB that translations may take of a device, 0 for all that it has. What needs more is done with fewer
             # images and pairs at once, and stderr says how many.

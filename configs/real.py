@@ -55,7 +55,6 @@ def get_config():
         )  # fmt: skip
     config.adapt.training.warmup = 150  # a tenth of the steps, a tenth of the warm-up
 
-    config.translate.batch_size = 8
     config.translate.donors = 200
     config.translate.steps = 50
     config.evaluate.batch_size = 8
