@@ -121,7 +121,7 @@ class Ours:
             round=columns(self.round_schedule),
             translate={
                 name: c.translate[name]
-                for name in ("guidance", "look", "lcg_every", "scale", "fill", "limit", "clip_ratio", "microbatch")
+                for name in ("guidance", "look", "lcg_every", "scale", "fill", "limit", "clip_ratio")
             },
             rules={
                 section: {name: getattr(recipe, name) for name in ("weight_decay", "b2", "clip", "ema")}

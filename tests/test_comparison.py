@@ -31,6 +31,8 @@ def config(methods=METHODS, seeds=(0, 1)):
     found.compare.methods, found.compare.seeds = methods, seeds
     found.compare.sdedit_depths, found.compare.fda_betas = (300, 400), (0.1,)
     found.compare.sdedit_steps = 2
+    for section in (found.denoiser, found.segmenter, found.adapt, found.student):
+        section.training.save_every = section.training.steps  # two dozen trainings: a save each
     return found
 
 

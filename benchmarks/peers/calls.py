@@ -22,6 +22,9 @@ from benchmarks.peers.training import DenoisingLoss, Rule, SegmentationLoss, Tra
 from benchmarks.peers.translation import Networks, Noise, Row, Settings, agreement, to_pixels, translate
 from benchmarks.work import FINE_TUNING, TRAINING, TRANSLATIONS, Work
 
+PAIRS = 64
+"""(image, class) pairs of LCG that PyTorch takes at once: of 8, 16, 32 and 64 what is fastest for it on two cores."""
+
 
 class Peer:
     """One kind's networks and functions, on the same weights and images as ours."""
@@ -30,9 +33,7 @@ class Peer:
         self.work, self.kind = work, kind
         self.format = torch.contiguous_format if kind == "a" else torch.channels_last
         self.images = len(work.image)
-        self.settings = Settings(
-            **{**work.translate, "microbatch": 0 if kind == "a" else work.translate["microbatch"]}, padded=kind == "c"
-        )
+        self.settings = Settings(**work.translate, microbatch=0 if kind == "a" else PAIRS, padded=kind == "c")
         self.labels = torch.tensor(work.labels, dtype=torch.int64)
 
     # networks -------------------------------------------------------------------------------------------------------
