@@ -250,7 +250,7 @@ def get_config() -> ConfigDict:
             # Largest guidance-to-noise ratio before `scale`, 0 for no limit: the first are many times the noise.
             clip_ratio=0.5,
             interval=(0.0, 1.0),  # guide only at steps low * N <= k < high * N
-            batch_size=8,  # images at once, on each device; of 48x96, 8 are 16 % faster on two cores than 16
+            batch_size=8,  # images at once, on each device; of 48x96, two cores gain nothing with 16
             # (image, class) pairs that lcg's segmenter sees at once, on each device. The last ones are filled up: one
             # image of 8 classes takes two cores 1.5 times as long with 16.
             microbatch=8,

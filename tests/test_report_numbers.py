@@ -81,6 +81,14 @@ def test_a_curve_has_a_gap_where_there_is_no_value():
     assert [gap.count("M") for gap in gaps] == [2, 2, 2]
 
 
+@pytest.mark.parametrize(
+    ("values", "labels"), [([1e-5, 0.5], {"1e-05", "0.001", "0.1"}), ([2.03, 2.19], {"2.06", "2.1", "2.18"})]
+)
+def test_a_logarithmic_axis_has_plain_numbers(values, labels):
+    svg = curves({"a": ([0, 1], values)}, "x", "y", logy=True)
+    assert labels <= set(re.findall(r">([^<>]*)</text>", svg)) and "tspan" not in svg
+
+
 def test_plots_of_nothing():
     assert "<svg" in curves({}, "x", "y")
     assert "<svg" in curves({"a": ([], []), "b": ([1], [NAN])}, "x", "y", logy=True)
