@@ -18,7 +18,7 @@ from sgg_jax.planning import plan as plan_run
 from sgg_jax.progress import Progress
 from sgg_jax.records import read_json, write_json
 from sgg_jax.results import score_tables
-from sgg_jax.roles import choose
+from sgg_jax.roles import ROLES, choose, open_role
 from sgg_jax.stages import (
     Stage,
     adapt,
@@ -147,8 +147,9 @@ def plan(run: Experiment, names: list[str] | None = None) -> None:
 def export_streets(run: Experiment) -> None:
     """Writes the data sets of all roles as folders of PNG files, as config.export says."""
     places = choose(PLACES, run.config.export.layout, "export.layout")
-    for role, dataset in run.datasets.items():
-        if dataset is None or not hosts.leads():
+    for role in ROLES if hosts.leads() else ():
+        dataset = open_role(run.config.data, role, target_labels=True)
+        if dataset is None:
             continue
         if run.config.data[role].name != "streets":
             raise InputError(

@@ -14,6 +14,8 @@ from sgg_jax.errors import InputError
 ROLES = ("source", "target", "judge", "val", "test")
 LABELLED = ("source", "judge", "val", "test")
 OPTIONAL = ("judge", "val", "test")
+WITHOUT_LABELS: dict[str, dict[str, Any]] = {"streets": {"labels": False}, "folder": {"labels": ""}, "tfds": {"label": ""}}
+"""Arguments of DATASETS' constructors that leave labels out."""
 
 
 def choose(table: Mapping[str, Any], name: str, field: str) -> Any:
@@ -52,23 +54,30 @@ def _tolerant(data: ConfigDict, role: str) -> Dataset | None:
         raise InputError(f"config.data.{role} ({data[role].name}): {error}") from error
 
 
-def open_role(data: ConfigDict, role: str) -> Dataset | None:
-    """The data set of a role as it is, bad examples included; None where its name is "none"."""
+def open_role(data: ConfigDict, role: str, target_labels: bool = False) -> Dataset | None:
+    """The data set of a role as it is, bad examples included; None where its name is "none".
+
+    Label files of the target are not looked at unless `target_labels`: where it has some they must change nothing.
+    """
     c = data[role]
     if c.name == "none" and role in OPTIONAL:
         return None
     size, classes = tuple(c.size) or tuple(data.size), class_table(data.classes)
+    labels = role != "target" or target_labels
     root = c.root or (data.target.root if c.name == data.target.name else "")
     try:
         if c.name == "exported":
-            dataset: Dataset = open_export(root, size, **c.public.to_dict())
+            dataset: Dataset = open_export(root, size, **c.public.to_dict(), labels=labels)
         elif c.name in LAYOUTS:
-            dataset = open_public(LAYOUTS[c.name], root, size=size, classes=classes, **c.public.to_dict())
+            public = c.public.to_dict()
+            dataset = open_public(LAYOUTS[c.name], root, size=size, classes=classes, labels=labels, **public)
         else:
             constructor = choose({**DATASETS, **LAYOUTS}, c.name, f"data.{role}.name")
             options = c[c.name].to_dict()
             if c.name != "streets":
                 options["classes"] = classes
+            if not labels:
+                options |= WITHOUT_LABELS[c.name]
             dataset = constructor(size=size, **options)
     except InputError as error:
         raise InputError(f"config.data.{role} ({c.name}): {error}") from error

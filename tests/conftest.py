@@ -2,7 +2,8 @@
 
 Most of the tests' time is compiling. So nothing is optimised, a jaxlib that still has its old, faster emitters of
 fusions takes them, and what one test compiled serves all others, also those of other workers, and the commands that
-they start. The newest jax has the new emitters alone, and the quick run of .ci/run takes all defaults. By the old ones
+they start. PyTorch computes in one thread a process: two wait for each other at every small operation, and where other
+tests keep the cores busy that wait is ten times the work. The newest jax has the new emitters alone, and the quick run of .ci/run takes all defaults. By the old ones
 one device and several differ in the last bit: tests of that start processes with DEFAULT_EMITTERS.
 """
 
@@ -29,6 +30,7 @@ else:
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
     if version("jaxlib").startswith(("0.10.", "0.11.")):  # others end where they do not know a flag
         os.environ["XLA_FLAGS"] += OLD_EMITTERS
+    os.environ["OMP_NUM_THREADS"] = "1"
     compiled = tempfile.mkdtemp(prefix="compiled-")
     atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 DEFAULT_EMITTERS = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace(OLD_EMITTERS, "")}

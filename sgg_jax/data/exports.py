@@ -49,17 +49,24 @@ def _same(dataset: Dataset, index: int, writer: TranslationWriter) -> bool:
 
 
 def open_export(
-    directory: str, size: tuple[int, int] | None = None, split: str = SPLIT, fit: str = "crop", count: int = 0
+    directory: str,
+    size: tuple[int, int] | None = None,
+    split: str = SPLIT,
+    fit: str = "crop",
+    count: int = 0,
+    labels: bool = True,
 ) -> Pairs:
     """A written set as a data set; InputError if the directory does not hold one.
 
     size: (H, W) to which examples are brought; None leaves every one its own.
+    labels: whether label files are looked at.
     """
     shape, fit = (size, fit) if size else ((1, 1), "native")
     if os.path.isdir(os.path.join(directory, "images")):
-        images, labels = (os.path.join(directory, kind) for kind in ("images", "labels"))
-        return open_folders(images, labels, read_classes(directory), shape, fit, count, void_ids=(VOID,))
+        images, beside = (os.path.join(directory, kind) for kind in ("images", "labels"))
+        label_files = beside if labels else ""
+        return open_folders(images, label_files, read_classes(directory), shape, fit, count, void_ids=(VOID,))
     table = os.path.join(directory, "classes.json")
     foreign = os.path.isdir(os.path.join(directory, "leftImg8bit")) and not os.path.exists(table)
     classes = () if foreign else read_classes(directory)  # a set that others wrote has the 19 classes of Cityscapes
-    return open_public(LAYOUTS["exported"], directory, split, shape, fit, count, classes)
+    return open_public(LAYOUTS["exported"], directory, split, shape, fit, count, classes, labels)

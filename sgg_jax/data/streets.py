@@ -98,14 +98,15 @@ _drawn = Kept()
 class Streets:
     """`count` images of one domain and split, drawn on demand; see Dataset.
 
-    size: (H, W), multiples of 8. Raises InputError for an unknown domain or split, a size or a count that cannot be.
+    size: (H, W), multiples of 8. labels: whether the set shows its labels. Raises InputError for an unknown domain or split, a size or a count that cannot be.
     """
 
     classes: tuple[ClassInfo, ...] = CLASSES
-    labelled = True
     problems: tuple[Problem, ...] = ()  # nothing to go wrong: there are no files
 
-    def __init__(self, domain: str, split: str, count: int, size: tuple[int, int] = (48, 96), seed: int = 0) -> None:
+    def __init__(
+        self, domain: str, split: str, count: int, size: tuple[int, int] = (48, 96), seed: int = 0, labels: bool = True
+    ) -> None:
         if domain not in LAYOUTS:
             raise InputError(f"streets has no domain {domain!r}; choose one of {', '.join(LAYOUTS)}.")
         if split not in FIRST_ID:
@@ -117,6 +118,7 @@ class Streets:
         if seed < 0:
             raise InputError(f"streets cannot be drawn from seed {seed}: choose 0 or more.")
         self.size = (int(size[0]), int(size[1]))
+        self.labelled = labels
         self._domain, self._seed = domain, seed
         self._ids = range(FIRST_ID[split], FIRST_ID[split] + count)
 
@@ -139,7 +141,8 @@ class Streets:
 
     def __getitem__(self, index: int) -> Example:
         """image [H,W,3] uint8 RGB, labels [H,W] uint8 in 0..7; both read-only."""
-        return _drawn.get((*self._key(index, stream=1), *self.size), lambda: self._draw(index))
+        drawn = _drawn.get((*self._key(index, stream=1), *self.size), lambda: self._draw(index))
+        return drawn if self.labelled else Example(drawn.image, None)
 
     def _draw(self, index: int) -> Example:
         scene = self.scene(index)

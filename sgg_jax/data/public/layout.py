@@ -55,12 +55,14 @@ def open_public(
     fit: str = "crop",
     count: int = 0,
     classes: tuple[ClassInfo, ...] = (),
+    labels: bool = True,
 ) -> Pairs:
     """The split of the set that lies in `root`, in folders or in its zip files.
 
     split: such as "train"; further words narrow it down to folders of that name ("train/fog", "train/aachen").
     classes: other classes than Cityscapes' 19: their ids are values of the set's label files, all others are void.
-    size, fit, count: as Pairs has them. The set has labels where the split has label files that mean something.
+    size, fit, count: as Pairs has them.
+    labels: whether label files are looked at. The set has labels where its split has some that mean something.
 
     Raises InputError if nothing of the layout is found.
     """
@@ -73,11 +75,11 @@ def open_public(
     if not chosen:
         splits = ", ".join(sorted({found[1].get("split", layout.split) for found in images.values()}))
         raise InputError(f"{root} has no images of the split {split!r} of {layout.title}: it has {splits}")
-    labels = {}
-    if not set(words) & set(layout.unlabelled):
+    label_files = {}
+    if labels and not set(words) & set(layout.unlabelled):
         found = _files(tree, layout.label, prefix)
-        labels = {key: found for key, found in found.items() if _is_in(words, found, layout)}
-    frames, problems = _pair(tree, layout, chosen, labels)
+        label_files = {key: found for key, found in found.items() if _is_in(words, found, layout)}
+    frames, problems = _pair(tree, layout, chosen, label_files)
     table = layout.table
     if callable(table):
         table = table(lambda name: tree.read(prefix + name))
