@@ -105,6 +105,12 @@ def _check_guidance(config: ConfigDict) -> None:
             raise InputError(f"config.translate.{name} is {c[name]}: it is a whole number of at least {low}")
     if len(c.interval) != 2 or not 0 <= c.interval[0] < c.interval[1] <= 1:
         raise InputError(f"config.translate.interval is {tuple(c.interval)}: give (low, high) within 0..1")
+    if c.gradient_every > 1 and (c.normalize or tuple(c.interval) != (0, 1)):
+        raise InputError(
+            f"config.translate.gradient_every is {c.gradient_every}, and a step that takes an earlier one's gradient "
+            "is neither normalized anew nor in or out of an interval: set it to 1, or normalize=False and "
+            "interval=(0, 1)"
+        )
 
 
 def _check_size(run: Experiment, size: tuple[int, int], field: str) -> None:

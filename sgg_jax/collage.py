@@ -31,7 +31,7 @@ class Donors(NamedTuple):
 def collage(image: np.ndarray, labels: np.ndarray, given: Donors, seed: tuple[int, ...]) -> np.ndarray:
     """The image in the donors' pixels. [H,W,3] uint8, [H,W] train ids -> [H,W,3] uint8. Donors may be of another size.
 
-    The first donor is the best of CHOICES drawn ones, by the share of pixels with equal labels; for a class that it
+    The first donor is the best of CHOICES drawn ones, by how many known pixels have equal labels; for a class that it
     lacks another one with that class is drawn. VOID pixels take the first donor's. A class that no donor has keeps the
     source's pixels.
     """
@@ -40,7 +40,7 @@ def collage(image: np.ndarray, labels: np.ndarray, given: Donors, seed: tuple[in
     there = _spread(given.labels.shape[1:], labels.shape)  # the source's pixel at each of a donor's
     here = _spread(labels.shape, given.labels.shape[1:])  # a donor's pixel at each of the source's
     layout = labels[there]
-    first = max(drawn, key=lambda donor: (given.labels[donor] == layout).mean())
+    first = max(drawn, key=lambda donor: ((given.labels[donor] == layout) & (layout != VOID)).sum())
     filled = np.where((labels == VOID)[..., None], given.images[first][here], image)
     for label in np.setdiff1d(labels, [VOID]):
         donor = first

@@ -144,7 +144,7 @@ class Comparison:
                 found[str(setting)] = {"setting": setting, "val_miou": miou}
                 if hosts.leads():
                     write_json(path, list(found.values()))
-        return max(candidates, key=lambda setting: found[str(setting)]["val_miou"])
+        return max(candidates, key=lambda setting: found[str(setting)]["val_miou"] or 0.0)  # None: all of val is void
 
     @staticmethod
     def _place(run: Experiment, method: str, setting: Any) -> Path:

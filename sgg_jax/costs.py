@@ -104,11 +104,14 @@ def comparison_work(config: ConfigDict) -> Work:
     betas = list(c.fda_betas) if "fda" in methods else []
     own = "sgg_ptl" in methods and further < seeds
     steered = len(methods & {"gsg", "lcg", "sgg"})
+    # candidates are tried with the run's own seed, of which the best is a row, too, where that seed is asked for
+    tried = [len(found) - (further < seeds) for found in (depths, betas) if len(found) > 1]
+    trained = not config.segmenter.as_it_is
     return Work(
-        students=len(methods) * seeds - own + max(len(depths) - 1, 0) + max(len(betas) - 1, 0),
-        guides=further if steered or "sgg_ptl" in methods else 0,
+        students=len(methods) * seeds - own + sum(tried),
+        guides=further if trained and (steered or "sgg_ptl" in methods) else 0,
         adapted=further if "sgg_ptl" in methods else 0,
-        unguided=depths + [max(depths)] * (seeds - 1) if depths else [],
+        unguided=depths + [max(depths)] * (further if len(depths) > 1 else seeds - 1) if depths else [],
         guided=steered * seeds + (further if "sgg_ptl" in methods else 0),
     )
 

@@ -20,7 +20,7 @@ from sgg_jax.data.crops import steady_crop
 from sgg_jax.data.dataset import VOID, Dataset, LeftOutError, readable
 from sgg_jax.devices import replicate, shard
 from sgg_jax.models.layers import softmax
-from sgg_jax.prediction import AS_IT_IS, Size, Views, predict, predictions_at
+from sgg_jax.prediction import AS_IT_IS, Size, Views, predictions_at
 from sgg_jax.progress import track
 from sgg_jax.schedule import NoiseSchedule, diffuse
 from sgg_jax.types import Array, Denoiser, Features, Segmenter, image_keys, to_float
@@ -71,7 +71,7 @@ def pixel_accuracy(confusion: np.ndarray) -> float:
 
 @jax.jit
 def predict_surely(segmenter: Segmenter, image: Array, threshold: Array) -> Array:
-    """`predict` from the mean probabilities of the image and its mirror image; VOID where they are below threshold."""
+    """Likeliest classes by the mean probabilities of an image and its mirror image; VOID where below the threshold."""
     batch = to_float(image)
     mirrored = softmax(segmenter(batch[:, :, ::-1]))[:, :, ::-1]
     chance = (softmax(segmenter(batch)) + mirrored) / 2
@@ -82,13 +82,6 @@ def predict_surely(segmenter: Segmenter, image: Array, threshold: Array) -> Arra
 def describe(features: Features, image: Array) -> Array:
     """Features of each image as a whole. [B,H,W,3] uint8 -> [B,D] float32."""
     return features(to_float(image))
-
-
-def predictions(
-    segmenter: Segmenter, images: Iterable[np.ndarray], batch_size: int, mesh: Mesh
-) -> Iterator[np.ndarray]:
-    """`predict` for images [H,W,3] uint8 one after the other: [H,W] uint8 each."""
-    return _one_by_one(predict, segmenter, images, batch_size, mesh)
 
 
 def sure_predictions(

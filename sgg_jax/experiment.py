@@ -260,9 +260,13 @@ class Experiment:
 
     # training --------------------------------------------------------------------------------------------------------
 
-    def seed(self, stream: str) -> int:
-        """Seed of one network's weights, batches and augmentation; streams of any two runs differ."""
-        return int(np.random.SeedSequence((self.config.seed, STREAMS.index(stream))).generate_state(1)[0] >> 1)
+    def seed(self, stream: str, number: int = 0) -> int:
+        """Seed of one network's weights, batches and augmentation; streams of any two runs differ.
+
+        number: of trainings of one stream after each other, such as PTL's rounds, which are to see other batches.
+        """
+        entropy = (self.config.seed, STREAMS.index(stream), *((number,) if number else ()))
+        return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 
     def strength(self, stream: str) -> Strength | None:
         """Augmentation of the segmenters of that stream; None for none. The first guide gets config.guide on top."""

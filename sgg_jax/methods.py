@@ -36,7 +36,9 @@ class Way(NamedTuple):
 
 
 def guide(run: Experiment) -> Any:
-    """The source segmenter of the run's seed, trained if it is not yet."""
+    """The source segmenter of the run's seed, trained if it is not yet; a given one as it is."""
+    if run.given_segmenter("source"):
+        return run.segmenter_params("source")
     return fit_segmenter(run, "source", run.source, "segmenter", label=f"guide, seed {run.config.seed}")
 
 

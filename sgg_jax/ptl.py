@@ -14,8 +14,8 @@ from sgg_jax.types import Params
 
 TranslateRound = Callable[[Path, Params, int], Dataset]
 """(directory, guide's weights, depth) -> the translated set; finds what is finished there and does the rest."""
-FineTune = Callable[[Path, Params, Dataset, str], Params]
-"""(directory, weights to start from, translated set, label) -> new weights; resumes likewise."""
+FineTune = Callable[[Path, Params, Dataset, int], Params]
+"""(directory, weights to start from, translated set, number of the round) -> new weights; resumes likewise."""
 
 
 def adapt(
@@ -30,7 +30,7 @@ def adapt(
     for number, depth in enumerate(depths, 1):
         place = directory / f"round{number}"
         translated = translate(place / "translated", guide, depth)
-        guide = fine_tune(place, guide, translated, f"round {number}/{len(depths)}, depth {depth}")
+        guide = fine_tune(place, guide, translated, number)
     return guide
 
 

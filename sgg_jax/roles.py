@@ -14,7 +14,11 @@ from sgg_jax.errors import InputError
 ROLES = ("source", "target", "judge", "val", "test")
 LABELLED = ("source", "judge", "val", "test")
 OPTIONAL = ("judge", "val", "test")
-WITHOUT_LABELS: dict[str, dict[str, Any]] = {"streets": {"labels": False}, "folder": {"labels": ""}, "tfds": {"label": ""}}
+WITHOUT_LABELS: dict[str, dict[str, Any]] = {
+    "streets": {"labels": False},
+    "folder": {"labels": ""},
+    "tfds": {"label": ""},
+}
 """Arguments of DATASETS' constructors that leave labels out."""
 
 

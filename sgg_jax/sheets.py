@@ -1,6 +1,6 @@
 """Pictures of a run: contact sheets from the files in its directory."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,9 +10,10 @@ from sgg_jax.data.dataset import Dataset, readable
 from sgg_jax.data.exports import open_export
 from sgg_jax.data.fit import fitted, reshaped
 from sgg_jax.devices import replicate
-from sgg_jax.evaluation import Seen, predictions
+from sgg_jax.evaluation import Seen
 from sgg_jax.experiment import Experiment
 from sgg_jax.guidance import unguided
+from sgg_jax.prediction import predictions_at
 from sgg_jax.records import write_text
 from sgg_jax.report.comparison import TITLES
 from sgg_jax.report.pictures import colorize, mistakes, overlaid, save, sheet
@@ -92,11 +93,16 @@ def prediction_sheet(run: Experiment, count: int) -> Any:
     columns: list[Iterable[np.ndarray]] = [images, truth]
     titles = ["target image", "labels"]
     for title, place in networks(run).items():
-        network = run.segmenter_at(place)
-        found = predictions(network, images, run.config.evaluate.batch_size, run.mesh)
-        columns.append([colorize(labels, test.classes) for labels in found])
+        columns.append(_predicted(run, place, images))
         titles.append(title)
     return sheet([list(row) for row in zip(*columns, strict=True)], titles, classes=test.classes)
+
+
+def _predicted(run: Experiment, place: str, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """What the network in that directory sees in images of any sizes, as it is scored, in colours."""
+    wanted, size = ((image, image.shape[:2]) for image in images), run.config.evaluate.batch_size
+    found = predictions_at(run.segmenter_at(place), wanted, run.views, size, run.mesh)
+    return [colorize(labels, run.source.classes) for labels in found]
 
 
 def evaluation_pictures(run: Experiment, title: str, place: str, found: dict[str, Any], shown: list[Seen]) -> None:
@@ -143,11 +149,10 @@ def gallery_sheet(run: Experiment, rows: list[dict[str, Any]], count: int) -> An
     ]
     titles = ["labels", "source", *(TITLES[method] for method in sets)]
     if "sgg_ptl" in sets:
-        translated, size = columns[-1], run.config.evaluate.batch_size
+        translated = columns[-1]
         for title, place in (("seen by the judge", "judge"), ("by the student", "student")):
             if run.judged if place == "judge" else (run.workdir / place).is_dir():
-                seen = predictions(run.segmenter_at(place), translated, size, run.mesh)
-                columns.append([colorize(labels, run.source.classes) for labels in seen])
+                columns.append(_predicted(run, place, translated))
                 titles.append(title)
     return sheet([list(row) for row in zip(*columns, strict=True)], titles, classes=run.source.classes)
 

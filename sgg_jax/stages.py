@@ -129,14 +129,15 @@ def train_segmenter(run: Experiment) -> dict[str, Any]:
 
 def fit_segmenter(
     run: Experiment, stream: str, dataset: Dataset, section: str, *, label: str, place: Path | None = None,
-    start: Params | None = None, plain: bool = False,
+    start: Params | None = None, plain: bool = False, number: int = 0,
 ) -> Params:  # fmt: skip
     """Trains a segmenter by the recipe of config.<section>, in `place` or the directory named after its stream.
 
     stream: of its seeds (experiment.STREAMS), guides are augmented as guides; start: weights to start from, by default
-    fresh ones; plain: without augmentation. In its own directory weights.safetensors is left, too (see given.py).
+    fresh ones; plain: without augmentation; number: of trainings that follow each other, each of which draws its own
+    batches and augmentation. In its own directory weights.safetensors is left, too (see given.py).
     """
-    recipe, seed, own = run.recipe(section), run.seed(stream), place is None
+    recipe, seed, own = run.recipe(section), run.seed(stream, number), place is None
     place = place or run.workdir / stream
     weights = fit(
         place,
@@ -167,16 +168,19 @@ def train_student(run: Experiment) -> dict[str, Any]:
 
 def adapt(run: Experiment) -> dict[str, Any]:
     """PTL: the guide adapts over growing depths."""
+    depths = tuple(run.config.adapt.depths)
 
     def translate_round(directory: Path, guide: Params, depth: int) -> Dataset:
         label = f"translate to depth {depth}"
         return translate_into(run, directory, guide, depth, run.method(), len(run.source), label)
 
-    def fine_tune(directory: Path, guide: Params, translated: Dataset, label: str) -> Params:
+    def fine_tune(directory: Path, guide: Params, translated: Dataset, number: int) -> Params:
         start = None if run.config.adapt.fresh else guide
-        return fit_segmenter(run, "adapt", translated, "adapt", label=label, place=directory, start=start)
+        label = f"round {number}/{len(depths)}, depth {depths[number - 1]}"
+        return fit_segmenter(
+            run, "adapt", translated, "adapt", label=label, place=directory, start=start, number=number
+        )
 
-    depths = tuple(run.config.adapt.depths)
     ptl.adapt(run.workdir / "adapt", run.segmenter_params("source"), depths, translate_round, fine_tune)
     return {"depths": depths}
 

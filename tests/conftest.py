@@ -2,9 +2,11 @@
 
 Most of the tests' time is compiling. So nothing is optimised, a jaxlib that still has its old, faster emitters of
 fusions takes them, and what one test compiled serves all others, also those of other workers, and the commands that
-they start. PyTorch computes in one thread a process: two wait for each other at every small operation, and where other
-tests keep the cores busy that wait is ten times the work. The newest jax has the new emitters alone, and the quick run of .ci/run takes all defaults. By the old ones
+they start. The newest jax has the new emitters alone, and the quick run of .ci/run takes all defaults. By the old ones
 one device and several differ in the last bit: tests of that start processes with DEFAULT_EMITTERS.
+
+PyTorch computes in one thread a process: two wait for each other at every small operation, and where other tests keep
+the cores busy that wait is ten times the work.
 """
 
 import atexit

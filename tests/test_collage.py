@@ -57,6 +57,15 @@ def test_a_class_comes_from_another_donor_where_the_first_lacks_it():
     np.testing.assert_array_equal(made[labels != 2], picture(1)[labels != 2])
 
 
+def test_a_donor_that_is_unsure_where_the_source_is_void_is_no_better():
+    labels = np.array(scene(0))
+    labels[:8] = VOID
+    unsure, alike = labels.copy(), scene(0)
+    unsure[11] = (unsure[11] + 1) % 3  # agrees less where something is known
+    given = Donors.of(np.stack([picture(1), picture(2)]), np.stack([unsure, alike]), 3)
+    np.testing.assert_array_equal(collage(picture(9), labels, given, (0,))[:8], picture(2)[:8])
+
+
 def test_void_pixels_take_the_donors_and_unknown_classes_keep_the_sources():
     labels = scene(0).copy()
     labels[0] = VOID

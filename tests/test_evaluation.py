@@ -24,7 +24,6 @@ from sgg_jax.evaluation import (
     examine,
     mean_iou,
     pixel_accuracy,
-    predictions,
     score,
     subset_ious,
     summary,
@@ -142,14 +141,6 @@ def painted(seed):
     rng = np.random.default_rng(seed)
     classes = rng.integers(0, 4, (4, 5)).astype(np.uint8)
     return np.clip(COLORS[classes] + rng.integers(-40, 40, (4, 5, 3)), 0, 255).astype(np.uint8), classes
-
-
-@pytest.mark.parametrize("count", [0, 1, 4, 6, 8])
-def test_predictions_keep_order_and_count(four_devices, count):
-    images, wanted = zip(*map(painted, range(count)), strict=True) if count else ((), ())
-    found = list(predictions(SEGMENTER, iter(images), 4, four_devices))
-    assert len(found) == count and all(one.dtype == np.uint8 for one in found)
-    np.testing.assert_array_equal(np.array(found), np.array(wanted))
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.8, 0.95])

@@ -44,6 +44,11 @@ def test_stages_out_of_order_are_refused(tmp_path):
         (lambda c: c.translate.update(spacing="x"), "even, trailing"),
         (lambda c: c.translate.update(lcg_every=1), "translate.lcg_every is 1: it is a whole number of at least 2"),
         (lambda c: c.translate.update(gradient_every=0), "translate.gradient_every is 0"),
+        (lambda c: c.translate.update(gradient_every=2, normalize=True), "gradient_every is 2.*normalize=False"),
+        (
+            lambda c: c.translate.update(gradient_every=2, interval=(0.0, 0.5)),
+            r"gradient_every is 2.*interval=\(0, 1\)",
+        ),
         (
             lambda c: c.translate.update(deep_every=2, tile=(16, 16)),
             "deep_every is 2, and the source's images are",

@@ -126,6 +126,10 @@ def test_the_comparisons_work_is_counted(run):
     assert comparison_work(c) == Work(
         students=12 - 1 + 1, guides=2, adapted=2, unguided=[200, 300, 300, 300], guided=3 + 2
     )
+    c.seed = 5  # candidates are tried with a seed that no row has
+    assert comparison_work(c) == Work(students=12 + 2, guides=3, adapted=3, unguided=[200, 300] + 3 * [300], guided=6)
+    c.seed, c.segmenter.as_it_is = 0, True  # nobody trains the guide
+    assert comparison_work(c).guides == 0
     c.compare.methods = ("none", "fda", "oracle")
     assert comparison_work(c) == Work(students=9 + 1, guides=0, adapted=0, unguided=[], guided=0)
     assert not [row for row in plan(run, ["compare"]).rows if "guided" in row.stage]

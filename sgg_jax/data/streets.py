@@ -98,7 +98,10 @@ _drawn = Kept()
 class Streets:
     """`count` images of one domain and split, drawn on demand; see Dataset.
 
-    size: (H, W), multiples of 8. labels: whether the set shows its labels. Raises InputError for an unknown domain or split, a size or a count that cannot be.
+    size: (H, W), multiples of 8.
+    labels: whether the set shows its labels.
+
+    Raises InputError for an unknown domain or split, a size or a count that cannot be.
     """
 
     classes: tuple[ClassInfo, ...] = CLASSES

@@ -1,0 +1,74 @@
+"""What stages hand on to trainings and pictures, with nothing trained."""
+
+import numpy as np
+import pytest
+from tiny_run import tiny
+
+from sgg_jax import methods, sheets, stages
+from sgg_jax.data.dataset import Example, Subset
+from sgg_jax.evaluation import examine
+from sgg_jax.experiment import Experiment
+from sgg_jax.report.pictures import colorize
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """The arguments of every training, none of which takes place."""
+    found = []
+    monkeypatch.setattr(stages, "fit", lambda *given, **named: found.append((given, named)) or given[2])
+    return found
+
+
+def test_rounds_of_ptl_draw_batches_and_augmentation_of_their_own(fits, tmp_path, monkeypatch):
+    config = tiny()
+    config.adapt.depths = (100, 200, 300)
+    run = Experiment(config, tmp_path)
+    monkeypatch.setattr(stages, "translate_into", lambda run, *_: run.source)
+    monkeypatch.setattr(run, "segmenter_params", lambda place: run.segmenter_network()[1])
+    stages.adapt(run)
+    assert [named["label"] for _, named in fits] == [f"round {i}/3, depth {100 * i}" for i in (1, 2, 3)]
+    assert len({named["seed"] for _, named in fits} | {run.seed("adapt"), run.seed("source")}) == 5
+    orders = [[index for step in range(3) for index in given[4].indices(step)] for given, _ in fits]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+def test_a_given_guide_is_the_one_of_every_method(fits, tmp_path, monkeypatch):
+    run = Experiment(tiny(), tmp_path)
+    methods.guide(run)
+    assert len(fits) == 1
+    monkeypatch.setattr(run, "given_segmenter", lambda place: "weights/guide" if place == "source" else "")
+    monkeypatch.setattr(run, "segmenter_params", lambda place: (place, "as it is"))
+    assert methods.guide(run) == ("source", "as it is") and len(fits) == 1
+
+
+class OfManySizes(Subset):
+    """Sides that are no multiples of a network's stride."""
+
+    size = None
+
+    def __init__(self, dataset):
+        super().__init__(dataset, range(3))
+        self.size = None
+
+    def __getitem__(self, index):
+        image, labels = super().__getitem__(index)
+        height, width = 16 - index, 32 - 5 * index
+        return Example(image[:height, :width], labels[:height, :width])
+
+    full = __getitem__
+
+
+def test_pictures_show_the_scored_predictions_of_images_of_any_size(tmp_path, monkeypatch):
+    config = tiny()
+    config.evaluate.flip = True
+    run = Experiment(config, tmp_path)
+    run.datasets["test"] = test = OfManySizes(run.datasets["test"])
+    network, shown = run.segmenter(run.segmenter_network()[1]), []
+    monkeypatch.setattr(run, "segmenter_at", lambda place: network)
+    monkeypatch.setattr(sheets, "networks", lambda run: {"first guide": "source"})
+    monkeypatch.setattr(sheets, "sheet", lambda rows, *_, **__: shown.extend(rows))
+    sheets.prediction_sheet(run, 3)
+    scored = list(examine(network, test, range(3), 1, run.mesh, run.views))
+    for (image, _, predicted), seen in zip(shown, scored, strict=True):
+        assert image.shape[:2] == seen.labels.shape
+        np.testing.assert_array_equal(predicted, colorize(seen.predicted, test.classes))
