@@ -4,7 +4,9 @@
 
 Writes pairs of GTA5's size and encoding to a temporary directory, packs them, and reads both: examples a second of CPU
 time of one thread. Then a few training steps on random crops of them: the share of the time that was spent waiting
-for data, by the number of decoding threads. Prints Markdown and writes JSON with commit, versions and device.
+for data, by the number of decoding threads; and the share that an accelerator would wait, which takes so many crops a
+second and leaves the cores free meanwhile: a sleep stands for it. Prints Markdown and writes JSON with commit, versions
+and device.
 """
 
 import json
@@ -28,7 +30,7 @@ from benchmarks import harness  # noqa: E402
 from configs import default  # noqa: E402
 from sgg_jax.data.crops import Crop  # noqa: E402
 from sgg_jax.data.dataset import Dataset  # noqa: E402
-from sgg_jax.data.loader import Batches  # noqa: E402
+from sgg_jax.data.loader import Batches, Waiting, prefetch  # noqa: E402
 from sgg_jax.data.prepared import Prepared  # noqa: E402
 from sgg_jax.data.preparing import Preparation  # noqa: E402
 from sgg_jax.data.public import LAYOUTS, open_public  # noqa: E402
@@ -38,7 +40,10 @@ from sgg_jax.optimization import Recipe  # noqa: E402
 from sgg_jax.training import fit, segmenter_objective  # noqa: E402
 
 ORIGINAL, SIZE, CROP = (1056, 1920), (720, 1280), (256, 256)
+NETWORK = dict(widths=(32, 64, 96), blocks=2, patch=2)
 STEPS, BATCH = 12, 4
+RATES = (25, 50, 100)  # crops a second; 52 is what one H200 takes of ADM-256 (docs/performance.md)
+SECONDS = 10  # that an accelerator is played
 
 
 def reading_rate(dataset: Dataset, repeats: int) -> list[float]:
@@ -54,7 +59,7 @@ def reading_rate(dataset: Dataset, repeats: int) -> list[float]:
 
 def data_wait(dataset: Dataset, workers: int, directory: Path) -> dict[str, float]:
     """Share of the time of a few training steps that was spent waiting for data, and steps a second."""
-    apply, params = build(SEGMENTERS["encoder_decoder"], 0, classes=19, widths=(32, 64, 96), blocks=2, patch=2)
+    apply, params = build(SEGMENTERS["encoder_decoder"], 0, classes=19, **NETWORK)
     recipe = Recipe(**{**default.training(STEPS, BATCH, 1e-3).to_dict(), "save_every": STEPS})
     batches = Batches(dataset, BATCH, 0, cache_bytes=0, crop=Crop(CROP), workers=workers)
     place = directory / f"workers{workers}"
@@ -67,10 +72,21 @@ def data_wait(dataset: Dataset, workers: int, directory: Path) -> dict[str, floa
     return {"data_wait": max(waited, 0.0) / seconds, "steps_per_second": (last["step"] - first["step"]) / seconds}
 
 
-def main() -> None:
+def accelerator_wait(dataset: Dataset, workers: int, rate: int) -> float:
+    """Share of the time that something waits for data which takes `rate` crops a second, and the CPU nothing."""
+    batches = Batches(dataset, BATCH, 0, cache_bytes=0, crop=Crop(CROP), workers=workers)
+    feed = Waiting(prefetch(batches, range(1 + round(rate * SECONDS / BATCH))))
+    next(feed)  # the first batch is waited for once a run
+    began, before = time.perf_counter(), feed.seconds
+    for _ in feed:
+        time.sleep(BATCH / rate)
+    return (feed.seconds - before) / (time.perf_counter() - began)
+
+
+def main(argv: list[str] | None = None) -> None:
     parser = harness.arguments(__doc__, "reading.json", 3)
     parser.add_argument("--pairs", type=int, default=16)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
         root = gta5(Path(scratch) / "gta5", arguments.pairs, ORIGINAL)
         originals = open_public(LAYOUTS["gta5"], str(root), "train", SIZE, "stretch")
@@ -87,9 +103,16 @@ def main() -> None:
             for title, dataset in list(sets.items())[1:]
             for workers in (0, 1, 2)
         }
+        beside = {
+            f"{title}, {workers} threads": [accelerator_wait(dataset, workers, rate) for rate in RATES]
+            for title, dataset in list(sets.items())[1:]
+            for workers in (1, 2, 4)
+        }
     record: dict[str, Any] = {
         "examples_per_cpu_second": rates,
         "training": waits,
+        "crops_per_second": RATES,
+        "accelerator_waits": beside,
         "pairs": arguments.pairs,
         "original": ORIGINAL,
         "size": SIZE,
@@ -102,6 +125,9 @@ def main() -> None:
     print("\n" + harness.head("training reads", "waits for data", "steps a second"))
     for title, wait in waits.items():
         print(harness.line(title, f"{wait['data_wait']:.0%}", f"{wait['steps_per_second']:.2f}"))
+    print("\n" + harness.head("an accelerator waits that takes, crops a second", *RATES))
+    for title, shares in beside.items():
+        print(harness.line(title, *(f"{share:.0%}" for share in shares)))
 
 
 if __name__ == "__main__":
