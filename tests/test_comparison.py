@@ -1,6 +1,7 @@
 """Methods side by side on tiny networks: rows, what they share, resuming, choices and refusals."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -169,13 +170,18 @@ def test_a_comparison_may_grow(finished, tmp_path):
     assert found["none", 0] == rows(finished)["none", 0]
 
 
+def words(page: Path) -> str:
+    """A page without its pictures, whose base64 has every short word sooner or later."""
+    return re.sub(r"base64,[^\"]+", "", page.read_text())
+
+
 def test_the_page_shows_the_comparison_and_what_was_added_to_it(finished, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(finished, again)
     main("run", config(), again)
-    assert "FDA" not in (again / "report.html").read_text()
+    assert "FDA" not in words(again / "report.html")
     main("run", config((*METHODS, "fda"), (0,)), again)
-    page = (again / "report.html").read_text()
+    page = words(again / "report.html")
     for text in (
         "FDA",
         "The methods compared",
