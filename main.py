@@ -14,7 +14,8 @@ from sgg_jax import stopping
 from sgg_jax.data_stages import DATA_STAGES
 from sgg_jax.data_stages import main as run_data_stage
 from sgg_jax.errors import InputError
-from sgg_jax.roles import open_roles
+from sgg_jax.ranges import check_numbers
+from sgg_jax.roles import check_apart, open_roles
 
 STAGES = {
     "run": "all stages that follow, in order",
@@ -38,6 +39,12 @@ NETWORK_STAGES = {  # sgg_jax/network_stages.py, with flags of their own: main.p
 }
 
 
+def directory(name: str) -> Path:
+    if not name:  # of a variable that is not set: it would be this directory
+        raise argparse.ArgumentTypeError("it is empty; name a directory")
+    return Path(name)
+
+
 def parser() -> argparse.ArgumentParser:
     listed = "\n".join(f"  {name:16} {text}" for name, text in (STAGES | NETWORK_STAGES).items())
     found = argparse.ArgumentParser(
@@ -56,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a file of configs/, or FILE:PRESET: paper, balanced or fast sampling",
     )
-    found.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the run's directory")
+    found.add_argument("--workdir", required=True, type=directory, metavar="DIR", help="the run's directory")
     hosts = found.add_argument_group("several hosts (found by themselves on Cloud TPU, Slurm, MPI and Kubernetes)")
     hosts.add_argument("--coordinator", default="", metavar="ADDRESS:PORT", help="of host 0, the same on all hosts")
     hosts.add_argument("--hosts", default=0, type=int, metavar="N", help="how many there are; 1: this one alone")
@@ -79,6 +86,9 @@ def load_config(path: str, overrides: list[str]) -> ConfigDict:
             config.translate.update(PRESETS[preset])
     except Exception as error:  # whatever a user's file may do
         raise InputError(f"--config {path} does not give a config: {type(error).__name__}: {error}") from error
+    # of a field that is set twice the last one counts; absl would append to a tuple
+    last = {text.partition("=")[0]: place for place, text in enumerate(overrides) if "=" in text}
+    overrides = [text for place, text in enumerate(overrides) if last.get(text.partition("=")[0], place) == place]
     values = flags.FlagValues()
     try:
         argv = ["main.py", *overrides]
@@ -102,14 +112,18 @@ def main() -> int:
         arguments, overrides = parser().parse_known_args()
         stopping.listen()
         config = load_config(arguments.config, overrides)
+        check_numbers(config)
+        check_apart(config.data, arguments.workdir)
         if arguments.workdir.exists() and not arguments.workdir.is_dir():
             raise InputError(f"--workdir {arguments.workdir} is a file: name a directory")
         if arguments.stage in DATA_STAGES:
             return run_data_stage(arguments.stage, config, arguments.workdir)
         open_roles(config.data)  # a wrong path is told before jax is imported, which takes seconds
+        from sgg_jax.devices import check_there
         from sgg_jax.hosts import connect
 
         connect(arguments.coordinator, arguments.hosts, arguments.host)
+        check_there()
         from sgg_jax.pipeline import main as run
 
         run(arguments.stage, config, arguments.workdir, shlex.join(["python", "main.py", *sys.argv[1:]]))

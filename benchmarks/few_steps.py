@@ -94,7 +94,7 @@ def row(base: Experiment, seeded: Path, guide: Any, name: str, seed: int) -> dic
     run = Experiment(configured(name, seed), place, shared=base.workdir)
     check(run)
     depth, count = run.config.translate.depth, len(run.source)
-    images = translate_into(run, place / "translated", guide, depth, run.method(), count, f"{name}, seed {seed}")
+    images = translate_into(run, place / "translated", guide, depth, run.method(), range(count), f"{name}, seed {seed}")
     student = fit_segmenter(run, "student", images, "student", label=f"student of {name}", place=place / "student")
     judge, test = run.segmenter_at("judge"), run.datasets["test"]
     assert test is not None

@@ -15,6 +15,7 @@ from sgg_jax.given import is_directory, open_given
 from sgg_jax.pretrained import SHIPPED, load_pretrained, locate, read_story
 from sgg_jax.ptl import check_depths
 from sgg_jax.published.importing import sha256
+from sgg_jax.ranges import check_numbers
 from sgg_jax.roles import choose
 from sgg_jax.workdir import claim as claim_directory
 
@@ -39,15 +40,9 @@ def claim(run: Experiment) -> None:
 def check(run: Experiment) -> None:
     """InputError for settings that cannot work together; cheap, so that a long run cannot end in it."""
     c = run.config
-    if not 0 <= c.seed < 2**31:
-        raise InputError(f"config.seed is {c.seed}: it must lie in 0..{2**31 - 1}")
-    for name, value in (("denoiser.total", c.denoiser.total), ("translate.microbatch", c.translate.microbatch)):
-        if value < 1:
-            raise InputError(f"config.{name} is {value}: it must be at least 1")
-    _check_guidance(c)
-    for section in ("translate", "evaluate"):
-        if c[section].batch_size < 1:
-            raise InputError(f"config.{section}.batch_size is {c[section].batch_size}: it must be at least 1")
+    check_numbers(c)
+    choose(dict.fromkeys(STARTS), c.translate.start, "translate.start")
+    _check_shared_gradients(c.translate)
     for section in ("denoiser", "segmenter", "adapt", "student"):
         size = run.recipe(section).batch_size
         devices.check_batch(size, run.everywhere, f"config.{section}.training.batch_size")
@@ -57,8 +52,6 @@ def check(run: Experiment) -> None:
     for depth in (*c.adapt.depths, c.translate.depth):
         run.schedule(depth)
     _ = run.method(), run.strength("source"), run.strength("student"), run.denoiser_constants(), run.views
-    if c.evaluate.overlays < 0:
-        raise InputError(f"config.evaluate.overlays is {c.evaluate.overlays}: it must be at least 0")
     if c.segmenter.as_it_is and not is_directory(c.segmenter.network):
         raise InputError(
             f"config.segmenter.as_it_is is set, and config.segmenter.network is {c.segmenter.network!r}: "
@@ -85,26 +78,8 @@ def check(run: Experiment) -> None:
         _check_given_weights(run, c.denoiser.start, use="start")
 
 
-def _check_guidance(config: ConfigDict) -> None:
-    """InputError for numbers of guides and guidance that mean nothing, or the opposite."""
-    c = config.translate
-    choose(dict.fromkeys(STARTS), c.start, "translate.start")
-    if c.donors < 1:
-        raise InputError(f"config.translate.donors is {c.donors}: a collage needs at least one target image")
-    if not 0 <= c.donor_confidence < 1:
-        raise InputError(f"config.translate.donor_confidence is {c.donor_confidence}: it must lie in 0..1, below 1")
-    least = {f"translate.{name}": c[name] for name in ("scale", "clip_ratio", "blur", "chroma", "limit", "eta")}
-    least |= {f"guide.{name}": value for name, value in config.guide.items()}
-    for name, value in least.items():
-        if not value >= 0:
-            raise InputError(f"config.{name} is {value}: it must be at least 0")
-    if config.guide.diffuse >= 1:
-        raise InputError(f"config.guide.diffuse is {config.guide.diffuse}: a share of noise lies below 1")
-    for name, low in (("lcg_every", 2), ("gradient_every", 1), ("deep_every", 1)):
-        if not isinstance(c[name], int) or c[name] < low:
-            raise InputError(f"config.translate.{name} is {c[name]}: it is a whole number of at least {low}")
-    if len(c.interval) != 2 or not 0 <= c.interval[0] < c.interval[1] <= 1:
-        raise InputError(f"config.translate.interval is {tuple(c.interval)}: give (low, high) within 0..1")
+def _check_shared_gradients(c: ConfigDict) -> None:
+    """InputError where steps share a gradient that each of them would treat in its own way."""
     if c.gradient_every > 1 and (c.normalize or tuple(c.interval) != (0, 1)):
         raise InputError(
             f"config.translate.gradient_every is {c.gradient_every}, and a step that takes an earlier one's gradient "

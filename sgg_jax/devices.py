@@ -14,6 +14,19 @@ from sgg_jax.errors import InputError
 from sgg_jax.types import Array
 
 
+def check_there() -> None:
+    """InputError where jax has no device of the kind that it is told to use."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError, ValueError) as error:
+        told = os.environ.get("JAX_PLATFORMS", "")
+        raise InputError(
+            f"jax finds no device to compute on{f', and JAX_PLATFORMS is {told!r}' if told else ''} "
+            f"({' '.join(str(error).split()) or 'no such platform'}): name one that is there, such as cpu, or install "
+            "jax for it"
+        ) from error
+
+
 def data_mesh() -> Mesh:
     """All devices of all hosts along the axis `data`."""
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -74,11 +75,11 @@ class Experiment:
 
     def about(self, dataset: Dataset) -> dict[str, Any]:
         """What the checkpoints of a training on that data set tell of their run: config, code, and the data's names."""
-        names = "\n".join(dataset.name(index) for index in range(len(dataset)))
+        names = "\n".join(dataset.name(index) for index in range(len(dataset))).encode("utf-8", "surrogateescape")
         return {
             "config": self.config.to_dict(),
             "code": {"version": version("sgg_jax"), "commit": commit()},
-            "data": {"images": len(dataset), "names_sha256": hashlib.sha256(names.encode()).hexdigest()},
+            "data": {"images": len(dataset), "names_sha256": hashlib.sha256(names).hexdigest()},
         }
 
     # data ------------------------------------------------------------------------------------------------------------
@@ -159,7 +160,7 @@ class Experiment:
     def _class_pixels(self, dataset: Dataset, path: Path) -> np.ndarray:
         """[n,C] pixels of each class in each image, from the file if it is of this set."""
         shape = (len(dataset), len(dataset.classes))
-        if path.exists():
+        with suppress(OSError, ValueError, EOFError):  # none yet, or a damaged one
             found: np.ndarray = np.load(path)
             if found.shape == shape:
                 return found
@@ -291,12 +292,9 @@ class Experiment:
     def recipe(self, section: str) -> Recipe:
         """Recipe of config.<section>.training."""
         try:
-            recipe = Recipe(**self.config[section].training.to_dict())
+            return Recipe(**self.config[section].training.to_dict())
         except InputError as error:
             raise InputError(f"config.{section}.{error}") from error
-        if min(recipe.steps, recipe.batch_size, recipe.save_every) < 1:
-            raise InputError(f"config.{section}.training: steps, batch_size and save_every must be at least 1")
-        return recipe
 
     @property
     def views(self) -> Views:

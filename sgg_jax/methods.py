@@ -105,7 +105,16 @@ def sdedit(run: Experiment, directory: Path, depth: int) -> Dataset:
     """Unguided and without labels, from the source image itself; the guide is an operand that is not looked at."""
     label, params, method = f"sdedit, n={depth}", run.segmenter_network()[1], run.method("none")
     return translate_into(
-        run, directory, params, depth, method, len(run.source), label, "none", run.source, steps=run.sdedit_steps
+        run,
+        directory,
+        params,
+        depth,
+        method,
+        range(len(run.source)),
+        label,
+        "none",
+        run.source,
+        steps=run.sdedit_steps,
     )
 
 
@@ -125,7 +134,7 @@ def guided(variant: str) -> Way:
 
     def make(run: Experiment, directory: Path, setting: Any) -> Dataset:
         depth, method = run.config.translate.depth, run.method(variant)
-        return translate_into(run, directory, guide(run), depth, method, len(run.source), variant, variant)
+        return translate_into(run, directory, guide(run), depth, method, range(len(run.source)), variant, variant)
 
     def cost(run: Experiment, calibration: Calibration, setting: Any) -> float:
         return start_time(run) + calibration.translation(run.method(variant), run.config.translate.depth)

@@ -58,7 +58,7 @@ class Recipe:
         if self.groups < 1 or self.groups.bit_count() > 1:
             raise InputError(f"training.groups is {self.groups}: it must be a power of two (1, 2, 4, ...)")
         for row in self.rates:
-            if len(row) != 2 or not isinstance(row[0], str) or not row[1] >= 0:
+            if not isinstance(row, tuple | list) or len(row) != 2 or not isinstance(row[0], str) or not row[1] >= 0:
                 raise InputError(f"training.rates has {row!r}: give (start of names, factor of at least 0)")
 
     @property

@@ -109,8 +109,8 @@ def enough_memory(stage: str) -> Iterator[None]:
     """InputError naming the settings to lower where the block needs more memory than the devices have."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise InputError(f"{stage} needs more memory than there is: lower config.{MEMORY[stage]}") from error
 

@@ -6,7 +6,10 @@ import numpy as np
 
 from sgg_jax.data.dataset import Dataset, Subset
 from sgg_jax.data.exports import open_export
+from sgg_jax.data.writer import DROPPED, MANIFEST
+from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
+from sgg_jax.records import read_lines
 from sgg_jax.report.tables import csv_text, text_table
 
 HELD_OUT_LEVELS = (0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
@@ -39,12 +42,26 @@ def networks(run: Experiment) -> dict[str, str]:
     return {title: place for title, (place, stage) in stages.items() if run.stages.result(stage) is not None}
 
 
+def finished_set(run: Experiment, place: str) -> Dataset:
+    """The translations in that directory of a run, which the stage translate left; InputError where some are gone."""
+    directory = run.workdir / place
+    found = open_export(str(directory), run.source.size)
+    there = {found.name(index) for index in range(len(found))}
+    lines = read_lines(directory / MANIFEST)
+    gone = [line["name"] for line in lines if DROPPED not in line and line["name"] not in there]
+    if gone:
+        raise InputError(
+            f"{len(gone)} of the translations that {directory / MANIFEST} lists are gone, the first is {gone[0]}: "
+            f"delete {run.workdir / 'stages' / 'translate.json'} and run again, which makes them anew"
+        )
+    return found
+
+
 def guided_and_unguided(run: Experiment) -> dict[str, Dataset]:
     """The same source images as guided and as unguided translations of the same depth."""
     if run.stages.result("translate") is None or not (run.workdir / "unguided").is_dir():
         return {}
-    unguided = open_export(str(run.workdir / "unguided"), run.source.size)
-    guided = open_export(str(run.workdir / "translated"), run.source.size)
+    unguided, guided = finished_set(run, "unguided"), finished_set(run, "translated")
     at = {guided.name(i): i for i in range(len(guided))}
     both = [i for i in range(len(unguided)) if unguided.name(i) in at]  # guided ones may have been dropped
     return {

@@ -1,6 +1,7 @@
 """The data sets of a run by their role. Without jax, so that a wrong path is told before anything slow starts."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -27,6 +28,19 @@ def choose(table: Mapping[str, Any], name: str, field: str) -> Any:
     if name not in table:
         raise InputError(f"config.{field} is {name!r}: choose one of {', '.join(table)}")
     return table[name]
+
+
+def check_apart(data: ConfigDict, workdir: Path) -> None:
+    """InputError where the run's own pictures would be images of a data set."""
+    for role in ROLES:
+        folder = data[role].folder
+        for field in ("images", "labels") if data[role].name == "folder" else ():
+            root = Path(folder[field].partition("**")[0]).expanduser()
+            if folder[field] and root.is_dir() and workdir.resolve().is_relative_to(root.resolve()):
+                raise InputError(
+                    f"--workdir {workdir} lies in config.data.{role}.folder.{field}, {root}, and the run's own "
+                    "pictures would be read as its images: name a directory elsewhere"
+                )
 
 
 def open_roles(data: ConfigDict) -> dict[str, Dataset | None]:
@@ -91,11 +105,19 @@ def open_role(data: ConfigDict, role: str, target_labels: bool = False) -> Datas
 
 
 def class_table(rows: Any) -> tuple[ClassInfo, ...]:
-    """config.data.classes as a table; InputError where a row is not (name, (label values,), (red, green, blue))."""
+    """config.data.classes as a table; InputError where a row is not (name, (label values,), (red, green, blue)), a
+    colour is none, or two classes have one name."""
     try:
-        return tuple(ClassInfo(str(n), tuple(map(int, ids)), (int(r), int(g), int(b))) for n, ids, (r, g, b) in rows)
+        table = tuple(ClassInfo(str(n), tuple(map(int, ids)), (int(r), int(g), int(b))) for n, ids, (r, g, b) in rows)
     except (TypeError, ValueError) as error:
         raise InputError(
             "config.data.classes must be rows of (name, (label values,), (red, green, blue)), such as "
             "('road', (7,), (128, 64, 128))"
         ) from error
+    names = [info.name for info in table]
+    for info in table:
+        if not all(0 <= part <= 255 for part in info.color):
+            raise InputError(f"config.data.classes gives {info.name!r} the colour {info.color}: each part is in 0..255")
+        if not info.name or names.count(info.name) > 1:
+            raise InputError(f"config.data.classes has {info.name!r} twice or for no name: every class needs its own")
+    return table

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 from sgg_jax import hosts, ptl
 from sgg_jax.data import streets
 from sgg_jax.data.dataset import Dataset
-from sgg_jax.data.exports import open_export
 from sgg_jax.evaluation import Seen, denoising_error, examine, summary, tally
 from sgg_jax.experiment import Experiment, role_of
 from sgg_jax.given import save_network
@@ -31,6 +30,7 @@ from sgg_jax.published.importing import WEIGHTS
 from sgg_jax.records import write_json, write_text
 from sgg_jax.results import (
     HELD_OUT_LEVELS,
+    finished_set,
     guide_place,
     guided_and_unguided,
     networks,
@@ -158,7 +158,7 @@ def fit_segmenter(
 
 def train_student(run: Experiment) -> dict[str, Any]:
     """A fresh segmenter on the exported translations."""
-    dataset = open_export(str(run.workdir / "translated"), run.source.size)
+    dataset = finished_set(run, "translated")
     fit_segmenter(run, "student", dataset, "student", label="student")
     return {"images": len(dataset)}
 
@@ -172,7 +172,7 @@ def adapt(run: Experiment) -> dict[str, Any]:
 
     def translate_round(directory: Path, guide: Params, depth: int) -> Dataset:
         label = f"translate to depth {depth}"
-        return translate_into(run, directory, guide, depth, run.method(), len(run.source), label)
+        return translate_into(run, directory, guide, depth, run.method(), range(len(run.source)), label)
 
     def fine_tune(directory: Path, guide: Params, translated: Dataset, number: int) -> Params:
         start = None if run.config.adapt.fresh else guide
@@ -193,18 +193,19 @@ def translate(run: Experiment) -> dict[str, Any]:
     if lost:
         manifest = run.workdir / "translated" / "manifest.jsonl"
         say(f"kept {len(translated)} of {len(run.source)} translations; {manifest} tells why the others were dropped")
-    unguided = min(c.unguided, len(translated))
+    kept = {translated.name(index) for index in range(len(translated))}
+    unguided = [index for index in range(len(run.source)) if run.source.name(index) in kept][: c.unguided]
     if unguided:
         place, guide = run.workdir / "unguided", run.segmenter_params(guide_place(run))
         translate_into(run, place, guide, c.depth, run.method("none"), unguided, "unguided", "none")
-    return {"images": len(translated), "dropped": lost, "unguided": unguided, "depth": c.depth}
+    return {"images": len(translated), "dropped": lost, "unguided": len(unguided), "depth": c.depth}
 
 
 def translate_guided(run: Experiment) -> Dataset:
     """translated/: all source images under the configured guide, but those whose labels it does not find again."""
     c, guide = run.config.translate, run.segmenter_params(guide_place(run))
-    place, count = run.workdir / "translated", len(run.source)
-    return translate_into(run, place, guide, c.depth, run.method(), count, "translate", keep=c.keep)
+    place, every = run.workdir / "translated", range(len(run.source))
+    return translate_into(run, place, guide, c.depth, run.method(), every, "translate", keep=c.keep)
 
 
 # scores --------------------------------------------------------------------------------------------------------------

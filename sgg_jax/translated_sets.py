@@ -1,6 +1,7 @@
 """Translating a data set into a directory: what is missing there, and a manifest of how each image was made."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import numpy as np
 from sgg_jax import hosts, stopping
 from sgg_jax.data.dataset import Dataset, readable
 from sgg_jax.data.exports import open_export
-from sgg_jax.data.writer import TranslationWriter, WriteBehind
+from sgg_jax.data.writer import DROPPED, MANIFEST, TranslationWriter, WriteBehind
+from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
 from sgg_jax.leases import Leases
 from sgg_jax.pretrained import digest
 from sgg_jax.progress import Progress
+from sgg_jax.records import read_lines
 from sgg_jax.report.pictures import colorize, save, sheet
 from sgg_jax.results import curve_rows
 from sgg_jax.sampling import Method
@@ -28,11 +31,13 @@ SHOWN = 8
 
 
 def translate_into(
-    run: Experiment, directory: Path, guide: Params, depth: int, method: Method, count: int, label: str,
+    run: Experiment, directory: Path, guide: Params, depth: int, method: Method,
+    indices: Sequence[int], label: str,
     guidance: str = "", start: Dataset | None = None, keep: float = 0.0, steps: int | None = None,
 ) -> Dataset:  # fmt: skip
-    """Translates the first `count` source images into `directory`, doing what is missing there; opens the result.
+    """Translates source images into `directory`, doing what is missing there; opens the result.
 
+    indices: of the images, growing.
     start: the source as it is noised, by default what config.translate.start says of this guide.
     keep: least share of an image's known pixels in which the guide must find their label in its translation; an image
         below it is dropped, and the manifest says so.
@@ -41,9 +46,9 @@ def translate_into(
     source, batch_size = run.source, run.config.translate.batch_size
     writer = TranslationWriter(str(directory), source.classes, job=hosts.token(), host=hosts.number())
     finished = writer.finished()
-    missing = {index for index in range(count) if source.name(index) not in finished}
+    missing = {index for index in indices if source.name(index) not in finished}
     # whole blocks: an image whose batch was cut off by a kill has its place in the same batch again
-    blocks = [block for block in in_blocks(range(count), batch_size) if not missing.isdisjoint(block)]
+    blocks = [block for block in in_blocks(indices, batch_size) if not missing.isdisjoint(block)]
     lent = directory / f"{LEASES}{hosts.token()}"
     if hosts.leads():
         _clear(directory, but=lent)
@@ -65,7 +70,7 @@ def translate_into(
             memory=run.memory,
         )
         with (
-            Progress(count, label, unit="image", start=count - len(missing)) as progress,
+            Progress(len(indices), label, unit="image", start=len(indices) - len(missing)) as progress,
             WriteBehind(writer) as behind,
         ):
             for translated in translations:
@@ -80,7 +85,7 @@ def translate_into(
                         behind.write(name, done.image, done.labels, record)
                 behind.wait()
                 leases.finish()
-                here = count - sum(len(missing.intersection(blocks[number])) for number in leases.open())
+                here = len(indices) - sum(len(missing.intersection(blocks[number])) for number in leases.open())
                 progress.advance(here - progress.done)
                 stopping.check()
     unfinished = missing or not (directory / SHEET).exists()  # a kill after the last image leaves these undone
@@ -90,7 +95,19 @@ def translate_into(
     hosts.together()
     if hosts.leads():
         _clear(directory)
+    _check_kept(directory, keep)
     return open_export(str(directory), source.size)
+
+
+def _check_kept(directory: Path, keep: float) -> None:
+    """InputError where every image was dropped."""
+    lines = read_lines(directory / MANIFEST)
+    if lines and all(DROPPED in line for line in lines):
+        best = max(line["agreement"] for line in lines)
+        raise InputError(
+            f"all {len(lines)} translations agree less with their labels than config.translate.keep, which is {keep}; "
+            f"the best has {best}: set it lower, in a new --workdir"
+        )
 
 
 def _clear(directory: Path, but: Path | None = None) -> None:

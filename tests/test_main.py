@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from sgg_jax import devices
+from sgg_jax.errors import InputError
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -40,6 +43,11 @@ def test_help_names_every_stage():
         (["run", "--config", "configs/quick.py", "--workdir", "x", "--config.translate.depth=deep"], "deep"),
         (["run", "--config", "configs/quick.py", "--workdir", "x", "again"], "do not know what to do with again"),
         (["run", "--config", "configs/quick.py", "--workdir", "main.py"], "main.py is a file"),
+        (["run", "--config", "configs/quick.py", "--workdir", ""], "--workdir: it is empty; name a directory"),
+        (
+            ["check_data", "--config", "configs/quick.py", "--workdir", "x", "--config.data.max_bad=-1"],
+            "config.data.max_bad is -1: it must be at least 0",
+        ),
         (["run", "--config", "configs/folders.py", "--workdir", "x"], "config.data.source"),
         (
             ["run", "--config", "configs/folders.py", "--workdir", "x", "--config.data.source.folder.images=/no/where"],
@@ -101,6 +109,19 @@ def test_fields_are_set_from_the_command_line():
     assert config.translate.depth == 123
     assert tuple(config.data.size) == (16, 32)
     assert config.translate.steps == 8  # the rest is the file's
+    twice = ["--config.seed=1", "--config.data.size=(8, 8)", "--config.data.size=(16, 32)", "--config.seed=2"]
+    config = load_config("configs/quick.py", twice)  # the last one counts, of tuples, too
+    assert config.seed == 2 and tuple(config.data.size) == (16, 32)
+
+
+def test_a_device_that_is_not_there_is_told(monkeypatch):
+    def missing():
+        raise AssertionError  # what jax does then
+
+    monkeypatch.setattr(devices.jax, "devices", missing)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(InputError, match="jax finds no device to compute on, and JAX_PLATFORMS is 'cuda'"):
+        devices.check_there()
 
 
 def test_every_config_loads():

@@ -258,8 +258,31 @@ def test_translations_below_the_threshold_are_dropped_and_said_so(finished, tmp_
         "before_after.png"
     }
     assert "kept 4 of 6 translations" in capsys.readouterr().out
+    unguided = open_export(str(tmp_path / "unguided"))
+    assert {unguided.name(i) for i in range(len(unguided))} == {line["name"] for line in told if "dropped" not in line}
     for stage in ("train_student", "evaluate", "report"):
         main(stage, config, tmp_path)
+
+
+def test_translations_that_are_gone_are_noticed(finished, tmp_path):
+    copy_of(finished, tmp_path, "train_denoiser", "train_segmenter", "adapt", "translate")
+    (lost,) = (tmp_path / "translated").rglob("0000003_leftImg8bit.png")
+    lost.unlink()
+    for stage in ("train_student", "evaluate"):
+        with pytest.raises(
+            InputError, match=r"1 of the translations .* are gone, the first is 0000003: delete .*translate"
+        ):
+            main(stage, tiny(), tmp_path)
+    (tmp_path / "stages" / "translate.json").unlink()
+    main("translate", tiny(), tmp_path)
+    assert files(tmp_path / "translated") == files(finished / "translated")
+
+
+def test_where_no_translation_is_kept_the_best_is_told(tmp_path):
+    record = dict(agreement=0.34, dropped="too little")
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(dict(name=str(i), **record)) + "\n" for i in range(3)))
+    with pytest.raises(InputError, match=r"all 3 translations agree less .*keep, which is 0.9; the best has 0.34"):
+        translated_sets._check_kept(tmp_path, 0.9)
 
 
 def test_without_target_labels_there_is_no_judge_and_no_score(tmp_path, capsys):

@@ -42,7 +42,7 @@ def test_stages_out_of_order_are_refused(tmp_path):
         (lambda c: c.translate.update(look="x"), "translate.look"),
         (lambda c: c.translate.update(sampler="x"), "ddpm, ddim"),
         (lambda c: c.translate.update(spacing="x"), "even, trailing"),
-        (lambda c: c.translate.update(lcg_every=1), "translate.lcg_every is 1: it is a whole number of at least 2"),
+        (lambda c: c.translate.update(lcg_every=1), "translate.lcg_every is 1: it must be at least 2"),
         (lambda c: c.translate.update(gradient_every=0), "translate.gradient_every is 0"),
         (lambda c: c.translate.update(gradient_every=2, normalize=True), "gradient_every is 2.*normalize=False"),
         (
