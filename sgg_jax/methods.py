@@ -103,18 +103,9 @@ def lab(image: np.ndarray, target: np.ndarray, setting: Any) -> np.ndarray:
 
 def sdedit(run: Experiment, directory: Path, depth: int) -> Dataset:
     """Unguided and without labels, from the source image itself; the guide is an operand that is not looked at."""
-    label, params, method = f"sdedit, n={depth}", run.segmenter_network()[1], run.method("none")
+    label, params, every = f"sdedit, n={depth}", run.segmenter_network()[1], range(len(run.source))
     return translate_into(
-        run,
-        directory,
-        params,
-        depth,
-        method,
-        range(len(run.source)),
-        label,
-        "none",
-        run.source,
-        steps=run.sdedit_steps,
+        run, directory, params, depth, run.method("none"), every, label, "none", run.source, steps=run.sdedit_steps
     )
 
 
