@@ -193,6 +193,7 @@ def peer(
     from benchmarks.peers import guidance, published, translation
     from benchmarks.peers.calls import rows
 
+    torch.backends.cudnn.benchmark = kind != "a"  # shapes stay, and XLA tries its convolutions out, too
     device = "cuda" if torch.cuda.is_available() else "cpu"
     layout = torch.contiguous_format if kind == "a" else torch.channels_last
     options = segmenter.options

@@ -28,8 +28,12 @@ def check_there() -> None:
 
 
 def data_mesh() -> Mesh:
-    """All devices of all hosts along the axis `data`."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    """All devices of all hosts along the axis `data`, host by host, as hosts have their parts of a batch (shard_part).
+
+    jax.make_mesh would put a TPU's in the order of its wires, where hosts take turns.
+    """
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def local_mesh() -> Mesh:
@@ -57,8 +61,8 @@ def split_mesh(mesh: Mesh, parts: int) -> Mesh:
             f"training.weight_shards is {parts}: it must divide the {mesh.size} devices; set it to one of "
             f"{', '.join(str(n) for n in range(1, mesh.size + 1) if mesh.size % n == 0)}"
         )
-    shape, types = (mesh.size // parts, parts), (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh(shape, ("data", "weights"), axis_types=types, devices=list(mesh.devices.flat))
+    devices = mesh.devices.reshape(mesh.size // parts, parts)
+    return Mesh(devices, ("data", "weights"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def weight_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:

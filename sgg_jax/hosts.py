@@ -5,12 +5,14 @@ alone writes logs, checkpoints and what stages leave behind; the others wait for
 command on all hosts; in its directory every host has a file that tells that it lives.
 """
 
+import json
 import os
 import secrets
 import shutil
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -82,6 +84,18 @@ def leads() -> bool:
 def agreed(value: int) -> int:
     """Host 0's value, on all hosts; all of them call it at the same place, and soon after each other."""
     return value if count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def check_alike(what: str, told: object) -> None:
+    """InputError where this host has something else than host 0; all call it as `agreed`. told: what JSON can hold."""
+    if count() == 1:
+        return
+    mine = zlib.crc32(json.dumps(told, sort_keys=True, default=str).encode()) & 0x7FFFFFFF
+    if agreed(mine) != mine:
+        raise InputError(
+            f"host {number()} has other {what} than host 0: where files are new, it may not see all of them yet; run "
+            "the same command on all hosts again"
+        )
 
 
 _any = jax.jit(jnp.any)

@@ -168,6 +168,7 @@ def fit(
     Where the mesh spans hosts, all of them call this alike, and host 0 writes.
     """
     check_batch(recipe.batch_size, mesh, f"batch_size of {label}")
+    hosts.check_alike(f"settings, code or images for {label}", about)
     mesh = split_mesh(mesh, recipe.weight_shards)
     train_step = make_step(objective, recipe.rule, mesh, groups_of(recipe, mesh))
     rates = learning_rates(recipe)

@@ -47,13 +47,15 @@ def translate_into(
     writer = TranslationWriter(str(directory), source.classes, job=hosts.token(), host=hosts.number())
     finished = writer.finished()
     missing = {index for index in indices if source.name(index) not in finished}
-    # whole blocks: an image whose batch was cut off by a kill has its place in the same batch again
-    blocks = [block for block in in_blocks(indices, batch_size) if not missing.isdisjoint(block)]
+    # whole blocks: an image whose batch was cut off by a kill has its place in the same batch again; and by a number
+    # that all hosts have for it, though one may see less of what is there than another
+    blocks = in_blocks(indices, batch_size)
+    todo = [number for number, block in enumerate(blocks) if not missing.isdisjoint(block)]
     lent = directory / f"{LEASES}{hosts.token()}"
     if hosts.leads():
         _clear(directory, but=lent)
     if missing:
-        leases = Leases(lent, range(len(blocks)), hosts.number(), hosts.count())
+        leases = Leases(lent, todo, hosts.number(), hosts.count())
         schedule, denoiser = run.schedule(depth, steps), run.denoiser()
         common = _record_of_set(run, guide, denoiser, depth, guidance or run.config.translate.guidance)
         translations = translate_all(
@@ -94,14 +96,21 @@ def translate_into(
         _save_sheet(run, directory)
     hosts.together()
     if hosts.leads():
+        writer.gather()  # lines of a host that was late
         _clear(directory)
-    _check_kept(directory, keep)
+    _check_manifest(directory, [source.name(index) for index in indices], run.config.data.max_bad, keep)
     return open_export(str(directory), source.size)
 
 
-def _check_kept(directory: Path, keep: float) -> None:
-    """InputError where every image was dropped."""
+def _check_manifest(directory: Path, names: list[str], max_bad: int, keep: float) -> None:
+    """InputError where images are missing, but for those that the run goes on without, or every one was dropped."""
     lines = read_lines(directory / MANIFEST)
+    missing = sorted(set(names) - {line["name"] for line in lines})
+    if len(missing) > max_bad:
+        raise InputError(
+            f"{len(missing)} of {len(names)} translations are missing in {directory}, the first is {missing[0]}: run "
+            "the same command again, which makes them"
+        )
     if lines and all(DROPPED in line for line in lines):
         best = max(line["agreement"] for line in lines)
         raise InputError(

@@ -49,13 +49,22 @@ def save_palette(path: Path, indices: np.ndarray) -> Path:
 
 def png_of_16_bits(pixels: np.ndarray) -> bytes:
     """[h,w,3] 0..65535 -> a PNG file of three 16-bit channels, which Pillow cannot write."""
+    return _png(pixels.shape[:2], 16, 2, [row.astype(">u2").tobytes() for row in pixels])
 
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+def png_of_4_bits(pixels: np.ndarray) -> bytes:
+    """[h,w] 0..15, w even -> a PNG file of grey values of 4 bits, which Pillow cannot write either."""
+    pairs = (pixels[:, ::2] << 4 | pixels[:, 1::2]).astype(np.uint8)
+    return _png(pixels.shape, 4, 0, [row.tobytes() for row in pairs])
+
+
+def _png(size: tuple[int, ...], bits: int, kind: int, rows: list[bytes]) -> bytes:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], bits, kind, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    return b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b"")
 
 
 def gta5(root: Path, count: int, size: tuple[int, int] = (48, 96), first: int = 1) -> Path:

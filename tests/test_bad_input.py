@@ -9,7 +9,18 @@ from collections import Counter
 import numpy as np
 import pytest
 import three_frames
-from lookalikes import LABEL_IDS, acdc, bdd100k, png_of_16_bits, save, save_palette, scenes, synthia, urbansyn
+from lookalikes import (
+    LABEL_IDS,
+    acdc,
+    bdd100k,
+    png_of_4_bits,
+    png_of_16_bits,
+    save,
+    save_palette,
+    scenes,
+    synthia,
+    urbansyn,
+)
 from PIL import Image
 from three_frames import COUNT, LABELS, SIZE, colors, folder_summary, grey, image, label, saved_as, summary_of
 
@@ -104,6 +115,9 @@ WRITES = {  # what is done to one of three frames of GTA5 -> category, word of t
     ),
     "ids stretched to 16 bits": (
         lambda r: save(label(r), LABEL_IDS[LABELS].astype(np.uint16) * 257), "wrong encoding", "257 times", label,
+    ),
+    "grey labels of 4 bits": (  # 0, 1, 2 come as 0, 17, 34: ids, too, of other classes
+        lambda r: label(r).write_bytes(png_of_4_bits((LABELS % 3).astype(np.uint8))), "pixel type", "8 bits", label,
     ),
     "JPEG labels": (lambda r: saved_as(label(r), grey(LABELS), "JPEG"), "pixel type", "JPEG", label),
 }  # fmt: skip

@@ -200,6 +200,17 @@ def test_a_cluster_that_cannot_be_reached_is_told_with_a_way_out(monkeypatch):
     hosts.connect(hosts=1)
 
 
+def test_hosts_that_have_other_images_are_told(monkeypatch):
+    told = {"data": {"images": 3, "names_sha256": "a"}}
+    hosts.check_alike("images", told)  # alone
+    said = []
+    monkeypatch.setattr(hosts, "count", lambda: 2)
+    monkeypatch.setattr(hosts, "agreed", lambda value: said.append(value) or said[0])
+    hosts.check_alike("images", told)
+    with pytest.raises(InputError, match="host 0 has other images than host 0: where files are new"):
+        hosts.check_alike("images", {"data": {"images": 2, "names_sha256": "a"}})
+
+
 def test_alone_there_is_nobody_to_wait_for(tmp_path):
     with hosts.joined(tmp_path):
         assert (hosts.count(), hosts.number(), hosts.leads(), hosts.token()) == (1, 0, True, "")

@@ -114,6 +114,13 @@ def test_a_preset_says_what_a_file_does_not(tmp_path):
         assert published.found.options["rates"] == (6, 12) and published.found.options["classes"] == 5
         assert "aspp.1.kernel" in dict(published.weights()) and "aspp.2.kernel" not in published.ours
         assert "layer6.conv2d_list.2.weight" in published.unused
+        options, shapes = published.found.options, published.ours
+        weights = dict(published.weights())
+    path = export_weights("deeplab", options, (), shapes, weights.__getitem__, tmp_path / "exported")
+    with open_published("deeplabv2", path) as published:  # a file of the two branches alone says it by itself
+        assert published.found.options == options
+        for name, values in published.weights():
+            np.testing.assert_allclose(values, weights[name], rtol=1e-5, atol=1e-6)
     with pytest.raises(InputError, match=r"--preset is 'mit-b0'.*choose one of resnet50, .*adaptsegnet"):
         import_weights("deeplabv2", tmp_path / "file.safetensors", tmp_path / "out", preset="mit-b0")
 

@@ -114,6 +114,13 @@ def test_fields_are_set_from_the_command_line():
     assert config.seed == 2 and tuple(config.data.size) == (16, 32)
 
 
+def test_devices_stand_host_by_host(monkeypatch):
+    """As hosts have their parts of a batch; a TPU's wires go from host to host and back."""
+    there = devices.jax.devices()
+    monkeypatch.setattr(devices.jax, "devices", lambda: [there[i] for i in (2, 0, 3, 1)])
+    assert list(devices.data_mesh().devices) == there
+
+
 def test_a_device_that_is_not_there_is_told(monkeypatch):
     def missing():
         raise AssertionError  # what jax does then

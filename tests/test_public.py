@@ -193,6 +193,17 @@ def test_bad_files_are_left_out_up_to_max_bad_and_named(tmp_path, capsys):
     assert some[1].image.shape == (48, 96, 3)
 
 
+def test_mapillary_is_read_as_either_version_has_its_files(tmp_path):
+    root = mapillary(tmp_path, {"training": 2})
+    new = open_public(LAYOUTS["mapillary"], str(root), "training", SIZE)
+    (root / "config_v1.2.json").rename(root / "config.json")
+    (root / "training" / "v1.2" / "labels").rename(root / "training" / "labels")
+    old = open_public(LAYOUTS["mapillary"], str(root), "training", SIZE)
+    assert len(new) == len(old) == 2 and old.labelled
+    assert (old[1].labels != VOID).any()
+    np.testing.assert_array_equal(old.table, new.table)
+
+
 def test_own_classes_take_values_of_the_label_files(tmp_path):
     classes = (ClassInfo("car", (26,), (0, 0, 142)), ClassInfo("ground", (7, 8), (128, 64, 128)))
     data = opened("gta5", gta5(tmp_path, 1), classes=classes)

@@ -81,6 +81,14 @@ def read_image(data: bytes, where: str) -> np.ndarray:
         return np.array(picture.convert("RGB"))
 
 
+def raw_mode(picture: Image.Image) -> str:
+    """How the pixels lie in the file, as Pillow's decoder names it ("RGB;16B"); "" where it does not say."""
+    tile = getattr(picture, "tile", None)
+    arguments = tile[0].args if tile else ""
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
 def read_label_ids(data: bytes, where: str) -> np.ndarray:
     """[h,w] integers of a label file as stored: grey values, or palette indices whatever their colours.
 
@@ -88,6 +96,9 @@ def read_label_ids(data: bytes, where: str) -> np.ndarray:
     """
     with decoded(data, where) as picture:
         if picture.mode in ("L", "P", "I") or picture.mode.startswith("I;16"):
+            if raw_mode(picture) in ("L;2", "L;4"):
+                text = f"{where} is grey with fewer than 8 bits, which come spread over 0..255; save it with 8 bits"
+                raise BadFileError("pixel type", text)
             if picture.format not in ("JPEG", "MPO"):
                 picture.load()
                 return np.array(picture)

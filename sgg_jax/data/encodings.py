@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from PIL import Image
 
 from sgg_jax.data.classes import CITYSCAPES, LABEL_IDS
 from sgg_jax.data.dataset import VOID, ClassInfo
-from sgg_jax.data.decode import MAX_ID, UNKNOWN, decoded, read_first_of_three
+from sgg_jax.data.decode import MAX_ID, UNKNOWN, decoded, raw_mode, read_first_of_three
 from sgg_jax.data.pairs import Pairs
 from sgg_jax.data.problems import BadFileError
 
@@ -98,14 +97,6 @@ def explained(error: BadFileError, data: bytes, where: str, pairs: Pairs) -> Bad
                 error.category, f"{where} {seen}; name the label files that hold ids, such as *_labelIds.png"
             )
     return error
-
-
-def raw_mode(picture: Image.Image) -> str:
-    """How the pixels lie in the file, as Pillow's decoder names it ("RGB;16B"); "" where it does not say."""
-    tile = getattr(picture, "tile", None)
-    arguments = tile[0].args if tile else ""
-    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
-    return first if isinstance(first, str) else ""
 
 
 def misread(files: Mapping[str, Values], table: np.ndarray) -> tuple[list[str], str]:

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from sgg_jax.data.dataset import VOID, Dataset
-from sgg_jax.data.decode import MAX_ID, UNKNOWN, decoded, read_image, train_ids
-from sgg_jax.data.encodings import explained, guess, raw_mode
+from sgg_jax.data.decode import MAX_ID, UNKNOWN, decoded, raw_mode, read_image, train_ids
+from sgg_jax.data.encodings import explained, guess
 from sgg_jax.data.pairs import Pairs, check_sizes
 from sgg_jax.data.problems import BadFileError
 

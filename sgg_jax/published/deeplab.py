@@ -50,16 +50,17 @@ def links(*, blocks: tuple[int, ...] = (3, 4, 23, 3), rates: tuple[int, ...] = R
 def options_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """Constructor options of the network whose tensors have these shapes, by any of the keys that `standard` knows.
 
-    What leaves no trace in shapes is as in AdaptSegNet, but for `rates`: all four (see PUBLISHED). InputError where it
-    is no DeepLabV2.
+    What leaves no trace in shapes is as in AdaptSegNet, but for `rates`: as many as there are branches, of which
+    AdaptSegNet's files have four and its network two (see PUBLISHED). InputError where it is no DeepLabV2.
     """
     shapes = standard(shapes)
     options = resnet.options_of(shapes)
     expected = (4 * options["widths"][3], 3, 3)
-    for branch in range(len(RATES)):
+    branches = 2 if "layer6.conv2d_list.2.weight" not in shapes and "layer6.conv2d_list.1.weight" in shapes else 4
+    for branch in range(branches):
         key = f"layer6.conv2d_list.{branch}.weight"
         if key not in shapes:
             raise InputError(f"these weights are no DeepLabV2's: {key} is missing")
         if tuple(shapes[key][1:]) != expected or shapes[key][0] != shapes["layer6.conv2d_list.0.weight"][0]:
             raise InputError(f"these weights are no DeepLabV2's: {key} has {list(shapes[key])}, a shape of another")
-    return {"classes": shapes["layer6.conv2d_list.0.weight"][0], **options, "rates": RATES, **_CAFFE}
+    return {"classes": shapes["layer6.conv2d_list.0.weight"][0], **options, "rates": RATES[:branches], **_CAFFE}

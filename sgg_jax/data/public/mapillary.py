@@ -1,8 +1,10 @@
-"""Mapillary Vistas (Neuhold et al. 2017), version 1.2: photographs of all sizes, 66 classes in palette PNG files.
+"""Mapillary Vistas (Neuhold et al. 2017), labels of version 1.2: photographs of all sizes, 66 classes in palette PNGs.
 
-    {training,validation,testing}/images/NAME.jpg, {training,validation}/v1.2/labels/NAME.png, config_v1.2.json
+    {training,validation,testing}/images/NAME.jpg
+    {training,validation}/v1.2/labels/NAME.png, config_v1.2.json    as the download of 2.0 has them
+    {training,validation}/labels/NAME.png, config.json              as that of 1.2 has them
 
-Label values are positions in the list of config_v1.2.json; classes are found there by their readable names.
+Label values are positions in the list of the config; classes are found there by their readable names.
 """
 
 import json
@@ -11,10 +13,11 @@ from collections.abc import Callable
 import numpy as np
 
 from sgg_jax.data.classes import CITYSCAPES
+from sgg_jax.data.problems import BadFileError
 from sgg_jax.data.public.layout import Layout, table_of
 from sgg_jax.errors import InputError
 
-CONFIG = "config_v1.2.json"
+CONFIG, OLD_CONFIG = "config_v1.2.json", "config.json"
 
 NAMES = {
     "road": ("Road", "Service Lane", "Bike Lane", "Crosswalk - Plain", "Lane Marking - Crosswalk",
@@ -44,7 +47,11 @@ NAMES = {
 def table(read: Callable[[str], bytes]) -> np.ndarray:
     """Lookup table from the set's own list of classes; InputError where it does not have a name."""
     try:
-        names = [str(label["readable"]) for label in json.loads(read(CONFIG))["labels"]]
+        text = read(CONFIG)
+    except BadFileError:
+        text = read(OLD_CONFIG)
+    try:
+        names = [str(label["readable"]) for label in json.loads(text)["labels"]]
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(
             f"{CONFIG} of Mapillary Vistas is not its list of classes ({error}); unpack it again"
@@ -60,7 +67,7 @@ def table(read: Callable[[str], bytes]) -> np.ndarray:
 LAYOUT = Layout(
     title="Mapillary Vistas",
     image=r"(?P<split>training|validation|testing)/images/(?P<key>[^/]+)\.jpg",
-    label=r"(?P<split>training|validation|testing)/v1\.2/labels/(?P<key>[^/]+)\.png",
+    label=r"(?P<split>training|validation|testing)/(?:v1\.2/)?labels/(?P<key>[^/]+)\.png",
     table=table,
     licence="terms: https://www.mapillary.com/dataset/vistas",
     counts={"training": 18_000, "validation": 2_000, "testing": 5_000},
