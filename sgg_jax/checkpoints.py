@@ -230,15 +230,17 @@ def _steps(directory: Path) -> list[int]:
 def _damage(place: Path) -> str | None:
     """What is wrong with a checkpoint, compared with its seal; None if nothing is."""
     try:
-        seal = read_json(place / SEAL)
+        seal = read_json(place / SEAL, {"seal": str, "files": dict}, "nothing tells whether it is whole")
         own, wanted = seal.pop("seal"), seal["files"]
         if own != _digest_of(seal):
             return f"{SEAL} was changed after it was written"
         found = _digests(place)
     except FileNotFoundError:
         return "it was not sealed: its run was killed before"
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        return f"{place / SEAL} cannot be read ({error})"
+    except InputError as error:
+        return str(error)
+    except OSError as error:
+        return f"it cannot be read ({error})"
     for name in sorted(wanted.keys() | found.keys()):
         if name not in found:
             return f"{name} is missing"

@@ -30,7 +30,7 @@ from sgg_jax.experiment import Experiment
 from sgg_jax.methods import METHODS
 from sgg_jax.progress import track
 from sgg_jax.records import read_json, write_json, write_text
-from sgg_jax.report.comparison import csv, markdown
+from sgg_jax.report.comparison import ROW, csv, markdown
 from sgg_jax.results import FEATURES
 from sgg_jax.stages import fit_segmenter, say, scored
 from sgg_jax.types import Segmenter
@@ -71,6 +71,7 @@ class Comparison:
             if name not in METHODS:
                 raise InputError(f"config.compare.methods has {name!r}: choose from {', '.join(METHODS)}")
             self._check_candidates(name, METHODS[name].candidates)
+        self.rows()  # none of them is damaged
 
     def _check_candidates(self, method: str, field: str) -> None:
         c = self.run.config.compare
@@ -96,8 +97,8 @@ class Comparison:
 
     def rows(self) -> list[dict[str, Any]]:
         """All finished rows, also of methods and seeds that an earlier command asked for; seed after seed."""
-        found = [read_json(path) for name in METHODS for path in self.directory.glob(f"{name}-[0-9]*.json")]
-        return sorted(found, key=lambda row: (row["seed"], list(METHODS).index(row["method"])))
+        found = [read_json(path, ROW) for name in METHODS for path in self.directory.glob(f"{name}-[0-9]*.json")]
+        return sorted(found, key=lambda row: row["seed"])
 
     def finish(self, method: str, seed: int) -> None:
         """Makes one row if it is not there yet."""
@@ -135,7 +136,8 @@ class Comparison:
         if len(candidates) == 1:
             return candidates[0]
         path = self.directory / f"{method}.json"
-        found = {str(entry["setting"]): entry for entry in read_json(path)} if path.exists() else {}
+        like = [{"setting": object, "val_miou": int | float | None}]
+        found = {str(entry["setting"]): entry for entry in read_json(path, like)} if path.exists() else {}
         for setting in candidates:
             if str(setting) not in found:
                 dataset = self._images(self.run, method, setting)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -16,7 +17,7 @@ from sgg_jax.experiment import Experiment
 from sgg_jax.planning import enough_memory
 from sgg_jax.planning import plan as plan_run
 from sgg_jax.progress import Progress
-from sgg_jax.records import read_json, write_json
+from sgg_jax.records import write_json
 from sgg_jax.results import score_tables
 from sgg_jax.roles import ROLES, choose, open_role
 from sgg_jax.stages import (
@@ -30,6 +31,7 @@ from sgg_jax.stages import (
     train_student,
     translate,
 )
+from sgg_jax.summary_page import read_scores
 
 STAGES: dict[str, Stage] = {
     "train_denoiser": train_denoiser,
@@ -73,9 +75,18 @@ def made(run: Experiment) -> list[str]:
     return names + [f"compare: {method}, seed {seed}" for method, seed in compared["rows"]]
 
 
+LEFT = {"compare": "compare.json", "evaluate": "scores.json", "report": "report.html"}
+"""Files by which these stages are known: one whose file was deleted makes it again."""
+
+
+def recorded(run: Experiment, name: str) -> dict[str, Any] | None:
+    """What a finished stage recorded; None if it is not finished, or what it left is gone."""
+    return run.stages.result(name) if (run.workdir / LEFT.get(name, "")).exists() else None
+
+
 def is_finished(run: Experiment, name: str) -> bool:
     """Whether a stage has nothing left to do."""
-    result = run.stages.result(name)
+    result = recorded(run, name)
     if result is None:
         return False
     if name == "compare":  # it may be asked for more
@@ -91,7 +102,7 @@ def run_stage(run: Experiment, name: str) -> None:
     if name in LOOKING and not hosts.leads():  # nothing in them is shared
         hosts.wait_for(lambda: is_finished(run, name))
         return
-    missing = [stage for stage in NEEDS.get(name, ()) if run.stages.result(stage) is None]
+    missing = [stage for stage in NEEDS.get(name, ()) if recorded(run, stage) is None]
     if name == "translate" and run.config.translate.guide == "adapted" and run.stages.result("adapt") is None:
         missing.append("adapt (or set config.translate.guide to source)")
     if missing:
@@ -123,7 +134,7 @@ def run_all(run: Experiment) -> None:
     for name in stages(run):
         run_stage(run, name)
     if not unfinished:
-        say(score_tables(read_json(run.workdir / "scores.json")))
+        say(score_tables(read_scores(run)))
     say(f"done: open {run.workdir / 'report.html'}")
 
 

@@ -17,12 +17,20 @@ from sgg_jax.sheets import gallery_sheet, prediction_sheet, strip_sheet, traces,
 from sgg_jax.translation import Look
 
 
+def read_scores(run: Experiment) -> dict[str, Any]:
+    """scores.json; InputError where it is damaged."""
+    like = {"networks": dict, "agreement": dict}
+    found: dict[str, Any] = read_json(run.workdir / "scores.json", like, "delete it and run evaluate again")
+    return found
+
+
 def write_report(run: Experiment) -> Path:
     """report.html and pictures/*.png from what is there. Returns the page's path."""
-    scores = read_json(run.workdir / "scores.json")
+    scores = read_scores(run)
     sections = []
     if run.stages.result("compare") is not None:
-        rows = read_json(run.workdir / "compare.json")["rows"]
+        mend = "delete it and run compare again"
+        rows = read_json(run.workdir / "compare.json", {"rows": [comparison.ROW]}, mend)["rows"]
         sections += [comparison.section(rows, run.names, FEATURES), _gallery_section(run, rows)]
     if scores["networks"]:
         sections.append(_scores_section(run, scores))
@@ -76,12 +84,15 @@ def _translations_section(run: Experiment, scores: dict[str, Any]) -> Section:
         "Cross-entropy of the labels in the predicted image, in the eyes of the guide, by reverse step; mean over "
     )
     blocks.append(Svg(_surprise_curves(looks), f"{caption}{len(next(iter(looks.values()))[0].x)} images."))
-    blocks.append(Svg(_ratio_curve(run), "rms(lambda Sigma gradient) / sigma by reverse step, mean over images."))
+    records = read_lines(run.workdir / "translated" / "manifest.jsonl", {"ratios": [int | float]})
+    if records:
+        caption = "rms(lambda Sigma gradient) / sigma by reverse step, mean over images."
+        blocks.append(Svg(_ratio_curve(run, records), caption))
     return Section("Translations", blocks)
 
 
 def _training_section(run: Experiment) -> Section:
-    blocks: list[Any] = [Svg(_loss_curves(run, places, title), title) for title, places in _trained(run).items()]
+    blocks: list[Any] = [Svg(_loss_curves(logs, title), title) for title, logs in _trained(run).items()]
     if (run.workdir / "denoiser" / "heldout.json").exists():
         blocks.insert(0, _held_out_curve(run))
     samples = run.workdir / "denoiser" / "samples.png"
@@ -117,13 +128,16 @@ def _surprise_curves(looks: dict[str, list[Look]]) -> str:
 
 
 def _held_out_curve(run: Experiment) -> Svg:
-    found = read_json(run.workdir / "denoiser" / "heldout.json")
+    found = read_json(
+        run.workdir / "denoiser" / "heldout.json",
+        {"step": [int], "error": [int | float], "images": int},
+        "delete it and stages/train_denoiser.json and run again",
+    )
     plot = curves({"": (found["step"], found["error"])}, "step k", "mean square error", logy=True)
     return Svg(plot, f"Error of the predicted noise by noise level, on {found['images']} images held out of training.")
 
 
-def _ratio_curve(run: Experiment) -> str:
-    records = read_lines(run.workdir / "translated" / "manifest.jsonl")
+def _ratio_curve(run: Experiment, records: list[dict[str, Any]]) -> str:
     ratios = np.mean([record["ratios"] for record in records], axis=0)
     schedule = run.schedule(run.config.translate.depth)
     steps = np.asarray(schedule.table.step)[curve_rows(int(schedule.count))]
@@ -132,25 +146,25 @@ def _ratio_curve(run: Experiment) -> str:
     )
 
 
-def _trained(run: Experiment) -> dict[str, dict[str, str]]:
-    """Loss plots: title -> {curve: directory}."""
+def _trained(run: Experiment) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Loss plots: title -> {curve: records of its steps}."""
+    like = {"step": int, "loss": int | float}
     rounds = {f"round {n}": f"adapt/round{n}" for n in range(1, len(run.config.adapt.depths) + 1)}
     plots = {
         "Loss of the denoiser": {"denoiser": "denoiser"},
         "Loss of the segmenters": {"source": "source", "judge": "judge", **rounds, "student": "student"},
     }
-    return {
-        title: present
-        for title, places in plots.items()
-        if (present := {k: p for k, p in places.items() if (run.workdir / p / "metrics.jsonl").exists()})
-    }
+    found = {}
+    for title, places in plots.items():
+        logs = {name: read_lines(run.workdir / place / "metrics.jsonl", like) for name, place in places.items()}
+        found[title] = {name: log for name, log in logs.items() if log}
+    return {title: logs for title, logs in found.items() if logs}
 
 
-def _loss_curves(run: Experiment, places: dict[str, str], title: str) -> str:
+def _loss_curves(logs: dict[str, list[dict[str, Any]]], title: str) -> str:
     """Losses smoothed over 25 steps."""
     series = {}
-    for name, place in places.items():
-        records = read_lines(run.workdir / place / "metrics.jsonl")
+    for name, records in logs.items():
         width = min(25, len(records))
         smooth = np.convolve([r["loss"] for r in records], np.ones(width) / width, mode="valid")
         series[name] = ([r["step"] for r in records][width - 1 :], smooth.tolist())

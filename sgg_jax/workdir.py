@@ -4,6 +4,7 @@ import fcntl
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,11 +34,7 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
         except OSError as error:
             raise InputError(f"cannot write {path} ({error.strerror}): name another --workdir") from error
         return
-    try:
-        old = flatten(read_json(path))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}): restore it, or use a new --workdir") from error
-    new = flatten(config)
+    old, new = flatten(read_json(path, {"seed": int}, "restore it, or use a new --workdir")), flatten(config)
     changed = [
         f"{name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} now"
         for name in sorted(old.keys() | new.keys())
@@ -79,20 +76,39 @@ def alone(workdir: Path) -> Iterator[None]:
         yield
 
 
+RECORD = {"made": list, "seconds": int | float}
+RECORDS = {"compare": {**RECORD, "rows": [list]}}
+"""What records of stages hold at least, as records.fits has it."""
+
+
 class Stages:
-    """Finished stages, one JSON file each under `stages/`, holding the stage's results and the seconds it took."""
+    """Finished stages, one JSON file each under `stages/`, holding the stage's results and the seconds it took.
+
+    A stage whose file is damaged is not finished: what it made stays, so that little is left to do; stderr tells.
+    """
 
     def __init__(self, workdir: Path):
         self.directory = workdir / "stages"
+        self._damaged: set[str] = set()  # what was told
 
     def result(self, name: str) -> dict[str, Any] | None:
         """What a finished stage recorded; None if it is not finished."""
         path = self.directory / f"{name}.json"
-        return read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            found: dict[str, Any] = read_json(path, RECORDS.get(name, RECORD), f"{name} counts as unfinished")
+        except InputError as error:
+            if name not in self._damaged:
+                print(error, file=sys.stderr, flush=True)
+            self._damaged.add(name)
+            return None
+        return found
 
     def finished(self) -> list[str]:
         """Names of the finished stages, sorted."""
-        return sorted(path.stem for path in self.directory.glob("*.json"))
+        names = sorted(path.stem for path in self.directory.glob("*.json"))
+        return [name for name in names if self.result(name) is not None]
 
     def finish(self, name: str, result: dict[str, Any], began: float) -> None:
         """Marks a stage that began at `time.monotonic()` value `began` as finished."""

@@ -16,6 +16,8 @@ from sgg_jax.report.plots import class_bars, scatter
 from sgg_jax.report.tables import csv_text, markdown_table
 
 Row = Mapping[str, Any]
+ROW = {"method": str, "seed": int, "per_class": dict, "translations": str | None, "commit": str}
+"""What the file of a row holds at least, as records.fits has it."""
 
 TITLES = {
     "none_plain": "no translation, no augmentation",
