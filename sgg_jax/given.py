@@ -19,11 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgg_jax.errors import InputError
-from sgg_jax.models import DENOISERS, SEGMENTERS, named, outline
+from sgg_jax.models import DENOISERS, SEGMENTERS, check_options, named, outline
 from sgg_jax.pretrained import SHIPPED, read_story
 from sgg_jax.published.importing import WEIGHTS, write_safetensors
-from sgg_jax.published.kinds import open_published
+from sgg_jax.published.kinds import NETWORKS, complete, open_published
 from sgg_jax.published.tensors import open_tensors
+from sgg_jax.records import fits
 from sgg_jax.types import Params
 
 Arrays = Iterator[tuple[str, np.ndarray]]
@@ -121,6 +122,11 @@ def is_directory(name: str) -> bool:
 def open_given(directory: str, field: str, known: Collection[str] = ()) -> Given:
     """The network in a directory; InputError, naming the field of the config and networks known by name, where there
     is none."""
+    return open_named(directory, f"config.{field}", known)
+
+
+def open_named(directory: str, what: str, known: Collection[str] = ()) -> Given:
+    """The same where something else than a field, `what`, names the directory."""
     path = Path(directory)
     if (path / WEIGHTS).is_file():
         return _ours(path)
@@ -128,7 +134,7 @@ def open_given(directory: str, field: str, known: Collection[str] = ()) -> Given
         return _hugging_face(path)
     choices = f" (choose one of {', '.join(known)})" if known else ""
     raise InputError(
-        f"config.{field} is {directory!r}: no network has that name{choices}, and there is no directory with "
+        f"{what} is {directory!r}: no network has that name{choices}, and there is no directory with "
         f"{WEIGHTS} (import_weights writes one) or with a Hugging Face SegFormer's config.json"
     )
 
@@ -142,19 +148,22 @@ def save_network(path: Path, params: Params, story: dict[str, Any]) -> None:
 
 
 def _ours(path: Path) -> Given:
-    story = read_story(path / WEIGHTS)
-    for key in ("network", "options"):
-        if key not in story:
-            raise InputError(f"{path / WEIGHTS} does not say what network it is of: import it again")
+    story = {"names": [], **read_story(path / WEIGHTS)}
+    if not fits(story, {"network": str, "options": dict, "names": [str]}) or story["network"] not in NETWORKS:
+        raise InputError(f"{path / WEIGHTS} does not say what network it is of: import it again")
+    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in story["options"].items()}
+    try:
+        check_options(NETWORKS[story["network"]], complete(story["network"], options))
+    except ValueError as error:
+        raise InputError(f"the options that {path / WEIGHTS} has make no network ({error}): import it again") from error
 
     @contextmanager
     def arrays() -> Iterator[Arrays]:
         with open_tensors(path / WEIGHTS) as file:
             yield ((name, file.read(name)) for name in file.tensors)
 
-    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in story["options"].items()}
-    classes = int(options.pop("classes", 0)) if story["network"] in SEGMENTERS else 0
-    return Given(path, story["network"], options, classes, tuple(story.get("names", ())), arrays)
+    classes = options.pop("classes", 0) if story["network"] in SEGMENTERS else 0
+    return Given(path, story["network"], options, classes, tuple(story["names"]), arrays)
 
 
 def _hugging_face(path: Path) -> Given:

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgg_jax.errors import InputError
-from sgg_jax.given import open_given
-from sgg_jax.models import DENOISERS, Apply, flops, named, outline
+from sgg_jax.given import open_named
+from sgg_jax.models import DENOISERS, Apply, flops, make, named, outline
 from sgg_jax.progress import Progress
 from sgg_jax.published.exporting import export_weights
 from sgg_jax.published.importing import import_weights
@@ -47,7 +47,7 @@ def _listed(title: str, names: list[str]) -> str:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    given = open_given(str(arguments.network), "network")
+    given = open_named(str(arguments.network), "--network")
     options = {**given.options, **({"classes": given.classes} if given.classes else {})}
     with given.arrays() as arrays:
         weights = dict(arrays)
@@ -62,11 +62,14 @@ def _describe(arguments: argparse.Namespace) -> None:
     if name in PUBLISHED:
         network, options = PUBLISHED[name]
     else:
-        given = open_given(name, "network")
+        given = open_named(name, "--network", PUBLISHED)
         network, options = given.network, given.options
         if given.classes:
             options = {**options, "classes": given.classes}
-    apply, params = outline(NETWORKS[network](**complete(network, options), rng=None))
+    try:
+        apply, params = outline(make(NETWORKS[network], None, **complete(network, options)))
+    except ValueError as error:
+        raise InputError(f"--network {name} does not describe a network: {error}") from error
     print(described(f"{name} ({network})", apply, params, arguments.size, network in DENOISERS))
 
 
@@ -98,6 +101,8 @@ def described(title: str, apply: Apply, params: Any, size: tuple[int, int], deno
 def _size(text: str) -> tuple[int, int]:
     try:
         height, width = map(int, text.split(","))
+        if min(height, width) < 1:
+            raise ValueError
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no size: give H,W in pixels, as 512,1024") from None
     return height, width

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from sgg_jax.errors import InputError
 from sgg_jax.given import Given, open_given
-from sgg_jax.models import DENOISERS, SEGMENTERS, Apply, build, outline
+from sgg_jax.models import DENOISERS, SEGMENTERS, Apply, build, make, outline
 from sgg_jax.roles import choose
 from sgg_jax.types import Params
 
@@ -34,7 +34,7 @@ def outline_network(config: ConfigDict, section: str, name: str, field: str, cla
     """(apply, shapes of its weights): what make_network makes, without drawing or reading a weight."""
     kind, options, _ = describe_network(config, section, name, field)
     try:
-        return outline(TABLES[section][kind](**options, **({"classes": classes} if classes else {}), rng=None))
+        return outline(make(TABLES[section][kind], None, **options, **({"classes": classes} if classes else {})))
     except ValueError as error:
         raise InputError(f"config.{section}.{kind} does not describe a network: {error}") from error
 

@@ -22,6 +22,8 @@ from sgg_jax.models.layers import (
 
 def step_features(step: Array, channels: int) -> Array:
     """Sinusoidal features of the step index (Vaswani et al. 2017; DDPM's period of 10,000). [B] -> [B,channels]."""
+    if channels % 2:
+        raise ValueError(f"the step's features are sines and cosines, an even number of channels, and not {channels}")
     rates = jnp.asarray(np.exp(-np.log(10_000) * np.arange(channels // 2) / (channels // 2)), jnp.float32)
     angles = step.astype(jnp.float32)[:, None] * rates
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
