@@ -47,7 +47,7 @@ def finished_set(run: Experiment, place: str) -> Dataset:
     directory = run.workdir / place
     found = open_export(str(directory), run.source.size)
     there = {found.name(index) for index in range(len(found))}
-    lines = read_lines(directory / MANIFEST)
+    lines = read_lines(directory / MANIFEST, {"name": str})
     gone = [line["name"] for line in lines if DROPPED not in line and line["name"] not in there]
     if gone:
         raise InputError(

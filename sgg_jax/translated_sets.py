@@ -104,7 +104,7 @@ def translate_into(
 
 def _check_manifest(directory: Path, names: list[str], max_bad: int, keep: float) -> None:
     """InputError where images are missing, but for those that the run goes on without, or every one was dropped."""
-    lines = read_lines(directory / MANIFEST)
+    lines = read_lines(directory / MANIFEST, {"name": str, "agreement": int | float})
     missing = sorted(set(names) - {line["name"] for line in lines})
     if len(missing) > max_bad:
         raise InputError(
