@@ -226,7 +226,7 @@ def test_every_method_has_a_title():
         (lambda c: c.compare.update(fda_betas=(0.7,)), "fda_betas has 0.7"),
         (lambda c: c.compare.update(sdedit_depths=(2000,)), r"sdedit_depths has 2000: a depth lies in 1\.\.1000"),
         (lambda c: c.compare.update(sdedit_depths=()), "sdedit_depths is empty"),
-        (lambda c: c.compare.update(sdedit_steps=-2), r"number of sampling steps is -2"),
+        (lambda c: c.compare.update(sdedit_steps=-2), r"compare.sdedit_steps is -2: it must be at least 0"),
         (lambda c: c.data.test.update(name="none"), "name them in config.data.test"),
         (lambda c: c.data.judge.update(name="none"), "oracle trains on labelled target images"),
         (lambda c: c.data.val.update(name="none"), "sdedit_depths has several candidates, and no config.data.val"),
