@@ -56,7 +56,7 @@ def options_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     shapes = standard(shapes)
     options = resnet.options_of(shapes)
     expected = (4 * options["widths"][3], 3, 3)
-    branches = 2 if "layer6.conv2d_list.2.weight" not in shapes and "layer6.conv2d_list.1.weight" in shapes else 4
+    branches = 4 if {"layer6.conv2d_list.2.weight", "layer6.conv2d_list.3.weight"} & shapes.keys() else 2
     for branch in range(branches):
         key = f"layer6.conv2d_list.{branch}.weight"
         if key not in shapes:
