@@ -9,6 +9,7 @@ second and leaves the cores free meanwhile: a sleep stands for it. Prints Markdo
 and device.
 """
 
+import itertools
 import json
 import sys
 import tempfile
@@ -43,7 +44,7 @@ ORIGINAL, SIZE, CROP = (1056, 1920), (720, 1280), (256, 256)
 NETWORK = dict(widths=(32, 64, 96), blocks=2, patch=2)
 STEPS, BATCH = 12, 4
 RATES = (25, 50, 100)  # crops a second; 52 is what one H200 takes of ADM-256 (docs/performance.md)
-SECONDS = 10  # that an accelerator is played
+SECONDS = 6  # that an accelerator is played
 
 
 def reading_rate(dataset: Dataset, repeats: int) -> list[float]:
@@ -75,10 +76,11 @@ def data_wait(dataset: Dataset, workers: int, directory: Path) -> dict[str, floa
 def accelerator_wait(dataset: Dataset, workers: int, rate: int) -> float:
     """Share of the time that something waits for data which takes `rate` crops a second, and the CPU nothing."""
     batches = Batches(dataset, BATCH, 0, cache_bytes=0, crop=Crop(CROP), workers=workers)
-    feed = Waiting(prefetch(batches, range(1 + round(rate * SECONDS / BATCH))))
+    feed = Waiting(prefetch(batches, itertools.count()))
     next(feed)  # the first batch is waited for once a run
     began, before = time.perf_counter(), feed.seconds
-    for _ in feed:
+    while time.perf_counter() - began < SECONDS:
+        next(feed)
         time.sleep(BATCH / rate)
     return (feed.seconds - before) / (time.perf_counter() - began)
 
