@@ -1,11 +1,14 @@
 """What stages hand on to trainings and pictures, with nothing trained."""
 
+import json
+
 import numpy as np
 import pytest
 from tiny_run import tiny
 
-from sgg_jax import methods, sheets, stages
+from sgg_jax import methods, sheets, stages, translated_sets
 from sgg_jax.data.dataset import Example, Subset
+from sgg_jax.errors import InputError
 from sgg_jax.evaluation import examine
 from sgg_jax.experiment import Experiment
 from sgg_jax.report.pictures import colorize
@@ -72,3 +75,17 @@ def test_pictures_show_the_scored_predictions_of_images_of_any_size(tmp_path, mo
     for (image, _, predicted), seen in zip(shown, scored, strict=True):
         assert image.shape[:2] == seen.labels.shape
         np.testing.assert_array_equal(predicted, colorize(seen.predicted, test.classes))
+
+
+def test_where_no_translation_is_kept_the_best_is_told(tmp_path):
+    record = dict(agreement=0.34, dropped="too little")
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(dict(name=str(i), **record)) + "\n" for i in range(3)))
+    with pytest.raises(InputError, match=r"all 3 translations agree less .*keep, which is 0.9; the best has 0.34"):
+        translated_sets._check_manifest(tmp_path, ["0", "1", "2"], 0, 0.9)
+
+
+def test_translations_that_no_host_made_are_noticed(tmp_path):
+    (tmp_path / "manifest.jsonl").write_text('{"name": "a", "agreement": 0.5}\n')
+    translated_sets._check_manifest(tmp_path, ["a", "b"], 1, 0.0)  # b was left out
+    with pytest.raises(InputError, match="1 of 2 translations are missing in .*, the first is b: run the same command"):
+        translated_sets._check_manifest(tmp_path, ["a", "b"], 0, 0.0)
