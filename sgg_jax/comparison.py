@@ -178,13 +178,13 @@ class Comparison:
         """How far the judge finds the labels in the images, and how far its features are from the target's."""
         if not self.run.judged:
             return {"agreement": None, "distance": None, "kid": None}
+        if method == "oracle":  # what real images that the judge has not seen score: the best there is to reach
+            dataset = self.run.datasets["test"] or dataset
         if len(dataset) < 2:
             raise InputError(
                 f"{method} has kept {len(dataset)} translation, and distances are measured between sets of at least "
                 "two: set config.translate.keep lower, in a new --workdir"
             )
-        if method == "oracle":  # what real images that the judge has not seen score: the best there is to reach
-            dataset = self.run.datasets["test"] or dataset
         found = self._describe(dataset, f"features of {method}")
         return {
             "agreement": scored(self.run, self.run.segmenter_at("judge"), dataset, f"judge {method}")["miou"],

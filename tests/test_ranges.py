@@ -12,7 +12,7 @@ from sgg_jax.ranges import RANGES, check_numbers
 from sgg_jax.roles import check_apart, class_table
 
 NAN, INF = float("nan"), float("inf")
-CONFIGS = sorted(path.stem for path in Path("configs").glob("*.py"))
+CONFIGS = sorted(path.stem for path in (Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
 
 
 @pytest.mark.parametrize("name", CONFIGS)

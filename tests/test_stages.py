@@ -44,6 +44,28 @@ def test_a_given_guide_is_the_one_of_every_method(fits, tmp_path, monkeypatch):
     assert methods.guide(run) == ("source", "as it is") and len(fits) == 1
 
 
+def test_a_damaged_count_of_pixels_is_made_again(tmp_path):
+    run = Experiment(tiny(), tmp_path)
+    path = tmp_path / "class_pixels.npy"
+    wanted = run._class_pixels(run.source, path)
+    kept = path.read_bytes()
+    for damage in (b"", b"junk", kept[:-8]):
+        path.write_bytes(damage)
+        np.testing.assert_array_equal(run._class_pixels(run.source, path), wanted)
+        assert path.read_bytes() == kept
+
+
+def test_names_that_are_no_utf_8_have_a_digest(tmp_path):
+    run = Experiment(tiny(), tmp_path)
+    named = Subset(run.source, range(2))
+    named.name = lambda index: ("a", "b\udcff")[index]
+    found = run.about(named)["data"]
+    assert (
+        found["images"] == 2
+        and found["names_sha256"] != run.about(Subset(run.source, range(2)))["data"]["names_sha256"]
+    )
+
+
 class OfManySizes(Subset):
     """Sides that are no multiples of a network's stride."""
 

@@ -48,8 +48,11 @@ def table(read: Callable[[str], bytes]) -> np.ndarray:
     """Lookup table from the set's own list of classes; InputError where it does not have a name."""
     try:
         text = read(CONFIG)
-    except BadFileError:
-        text = read(OLD_CONFIG)
+    except BadFileError as missing:
+        try:
+            text = read(OLD_CONFIG)
+        except BadFileError:
+            raise missing from None
     try:
         names = [str(label["readable"]) for label in json.loads(text)["labels"]]
     except (ValueError, LookupError, TypeError) as error:
