@@ -21,6 +21,7 @@ from benchmarks.work import FINE_TUNING, TRANSLATIONS, Network, Work  # noqa: E4
 from configs import default  # noqa: E402
 from sgg_jax import guidance  # noqa: E402
 from sgg_jax.accumulation import groups_of  # noqa: E402
+from sgg_jax.calibration import thinned  # noqa: E402
 from sgg_jax.devices import platform, replicate, shard  # noqa: E402
 from sgg_jax.experiment import Experiment  # noqa: E402
 from sgg_jax.models import flops, named  # noqa: E402
@@ -136,10 +137,8 @@ class Ours:
 
     @cached_property
     def one_step(self) -> NoiseSchedule:
-        """Of a single reverse step, from the translation's depth."""
-        config = self.config.copy_and_resolve_references()
-        config.translate.steps = 1
-        return Experiment(config, self.run.workdir).schedule(config.translate.depth)
+        """Of the translation's first reverse step alone. (The last one takes no gradient.)"""
+        return thinned(self.schedule, 1)
 
     @cached_property
     def round_schedule(self) -> NoiseSchedule:
@@ -227,7 +226,7 @@ class Ours:
         steps = int(self.schedule.count)
         local = steps // self.config.translate.lcg_every
         trained = {f"{section} training step": self.trainer(section).flops() for section in ("denoiser", "segmenter")}
-        whole = steps * denoiser + local * lcg + (steps - local) * gsg + segmenter
+        whole = steps * denoiser + local * lcg + (steps - local - 1) * gsg + segmenter
         found = {"denoiser forward": denoiser, "segmenter forward": segmenter, **trained}
         found |= {"segmenter input gradient": gsg, "LCG gradient": lcg, "whole translation": whole}
         return found | dict(zip(TRANSLATIONS, (denoiser + gsg + segmenter, denoiser + lcg + segmenter), strict=True))

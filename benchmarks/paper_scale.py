@@ -34,6 +34,7 @@ from jax.tree_util import Partial  # noqa: E402
 from benchmarks import harness  # noqa: E402
 from benchmarks.harness import Call  # noqa: E402
 from configs import default  # noqa: E402
+from sgg_jax.calibration import thinned  # noqa: E402
 from sgg_jax.devices import data_mesh, replicate, shard  # noqa: E402
 from sgg_jax.guidance import VARIANTS, log_likelihood  # noqa: E402
 from sgg_jax.models import DENOISERS, SEGMENTERS, flops, named, outline  # noqa: E402
@@ -130,9 +131,9 @@ def _one(scale: Scale) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
 
 
 def guided_step(guide: str, scale: Scale, kinds: list[str]) -> Work:
-    """Two steps from depth 600, a global one and a local one."""
+    """The first two of three steps from depth 600, a local one and a global one. (The third takes no gradient.)"""
     denoiser, segmenter = (network(name, scale.small, scale.dtype) for name in (DENOISER, guide))
-    mesh, schedule = data_mesh(), respace(linear(1000), DEPTH, STEPS)
+    mesh, schedule = data_mesh(), thinned(respace(linear(1000), DEPTH, STEPS + 1), STEPS)
     stripes = np.arange(scale.size[0]) * scale.classes // scale.size[0]
     labels = np.broadcast_to(stripes[:, None].astype(np.uint8), (scale.batch, *scale.size))
     image = _images(scale)

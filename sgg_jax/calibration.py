@@ -237,9 +237,12 @@ class Calibration:
 
 
 def thinned(schedule: NoiseSchedule, count: int) -> NoiseSchedule:
-    """`count` rows from all over a schedule, for timing only: same shapes, the mix of guided steps kept."""
+    """`count` rows from all over a schedule, for timing only: same shapes, the mix of guided steps kept.
+
+    Where they are fewer than all, the last step is not among them: an ancestral chain takes no gradient there.
+    """
     used = int(schedule.count)
-    rows = np.linspace(0, used - 1, min(count, used)).round().astype(int)
+    rows = np.arange(used) if used <= count else np.linspace(used - 1, 1, count).round().astype(int)[::-1]
     kept = jnp.asarray(np.resize(rows, len(schedule)))
     table = jax.tree.map(lambda column: column[kept], schedule.table)
     return NoiseSchedule(replace(table, index=jnp.arange(len(schedule), dtype=jnp.int32)), jnp.int32(len(rows)))

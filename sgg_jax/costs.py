@@ -10,10 +10,6 @@ from sgg_jax.data.dataset import VOID, Dataset, readable
 from sgg_jax.experiment import Experiment
 from sgg_jax.results import HELD_OUT_LEVELS, SAMPLE_STEPS, SAMPLES
 
-LOCAL = {"gsg": 0.0, "lcg": 1.0, "none": 0.0}
-"""Share of the gradients that are local, but for sgg. A variant that is not listed counts as global."""
-
-
 @dataclass(frozen=True)
 class Row:
     """One stage's cost."""
@@ -168,6 +164,22 @@ def _training(calibration: Calibration, title: str, section: str, dataset: Datas
     return Row(title, *counts, passes * calibration.flops(kind), seconds)
 
 
+def gradients(translate: ConfigDict, steps: int) -> np.ndarray:
+    """How many gradients a chain of `steps` reverse steps takes by config.translate, the global and the local ones. [2]
+
+    A variant of guidance that is not known here counts as global.
+    """
+    c = translate
+    if c.guidance == "none":
+        return np.zeros(2)
+    turns = -(-steps // c.gradient_every)
+    local = {"sgg": turns // c.lcg_every, "lcg": turns}.get(c.guidance, 0)
+    counts = np.array([turns - local, local], float)
+    if c.sampler == "ddpm" and (steps - 1) % c.gradient_every == 0:
+        counts[int(c.guidance == "lcg")] -= 1  # the last ancestral step takes none; sgg's would be global
+    return counts
+
+
 def _translation(
     calibration: Calibration, title: str, depths: list[int], images: int, *, guided: bool, each: int | None = None
 ) -> Row:
@@ -175,8 +187,6 @@ def _translation(
     run = calibration.run
     c = run.config.translate
     steps = sum(int(run.schedule(depth, each).count) for depth in depths)
-    local = 1 / c.lcg_every if c.guidance == "sgg" else LOCAL.get(c.guidance, 0.0)
-    gradients = (guided and c.guidance != "none") / c.gradient_every
     present = np.mean(
         [
             len(np.setdiff1d(example.known_labels(), [VOID]))
@@ -184,9 +194,11 @@ def _translation(
         ]
     )
     low, high = (share * run.config.denoiser.total for share in c.interval)
-    guided_steps = sum(int(run.schedule(d).count) * np.clip((min(high, d) - low) / d, 0, 1) for d in depths)
-    guides = 2 * images * guided_steps * gradients * (1 - local + local * present)
-    through = 2 * images * guided_steps * gradients * (c.look == "through_denoiser")
+    taken = np.zeros(2)  # gradients: global and local ones
+    for depth in depths if guided else ():
+        taken += np.clip((min(high, depth) - low) / depth, 0, 1) * gradients(c, int(run.schedule(depth).count))
+    guides = 2 * images * taken @ (1, present)
+    through = 2 * images * taken.sum() * (c.look == "through_denoiser")
     denoiser = images * steps * calibration.denoiser_share + through
     denoiser, guides = denoiser * calibration.tiles, guides * calibration.tiles
     flops = denoiser * calibration.flops("denoiser") + guides * calibration.flops("segmenter")

@@ -7,7 +7,7 @@ from tiny_run import tiny
 
 from sgg_jax import calibration, planning
 from sgg_jax.calibration import Calibration, thinned
-from sgg_jax.costs import Work, comparison_work
+from sgg_jax.costs import Work, comparison_work, gradients
 from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
 from sgg_jax.planning import duration, plan
@@ -29,8 +29,9 @@ def test_passes_and_seconds_are_counted(run):
     assert rows["train_segmenter"].segmenter_passes == 2 * 3 * 4 * 4  # source and judge
     assert rows["translate"].denoiser_passes == 6 * 3  # images, steps
     present = np.mean([len(np.unique(run.source[i].labels)) for i in range(6)])
-    # half of the steps are global, one input gradient of two passes; half local, one for each class present
-    assert rows["translate"].segmenter_passes == pytest.approx(2 * 6 * 3 * (0.5 + 0.5 * present))
+    # of three steps one is global, an input gradient of two passes; one local, one for each class present; the last
+    # one takes none
+    assert rows["translate"].segmenter_passes == pytest.approx(2 * 6 * (1 + present))
     assert rows["translate"].seconds == pytest.approx(3 * 2.0 / 3)  # one batch on all devices, steps, seconds of a step
     assert rows["translate: unguided"].denoiser_passes == 5 * 3
     assert rows["translate: unguided"].segmenter_passes == 0
@@ -74,10 +75,29 @@ def test_what_several_steps_share_is_counted_once(run):
     assert calibrated.cycle == 24  # gradients come again after eight steps, deep features after three
     row = next(row for row in plan(run, ["translate"]).rows if row.stage == "translate")
     present = np.mean([len(np.unique(run.source[i].labels)) for i in range(6)])
-    assert row.segmenter_passes == pytest.approx(2 * 6 * 3 / 2 * (0.75 + 0.25 * present))
+    assert row.segmenter_passes == 2 * 6  # the first of three steps takes one, which serves the second; the last none
     share = calibrated.flops("on_deep") / calibrated.flops("denoiser")
     assert 0.1 < share < 0.9
     assert row.denoiser_passes == pytest.approx(6 * 3 * (1 + 2 * share) / 3)
+
+
+def test_gradients_are_counted(run):
+    c = run.config.translate
+    cases = [
+        # guidance, sampler, lcg_every, gradient_every, steps: global, local
+        ("sgg", "ddpm", 2, 1, 12, (5, 6)),
+        ("sgg", "ddpm", 2, 1, 5, (2, 2)),
+        ("sgg", "dpm", 2, 1, 5, (3, 2)),  # its last step takes one, too
+        ("sgg", "ddpm", 4, 1, 12, (8, 3)),
+        ("sgg", "ddpm", 2, 2, 12, (3, 3)),  # at steps 0, 2, ... 10: the last step takes none of its own anyway
+        ("gsg", "ddpm", 2, 1, 12, (11, 0)),
+        ("lcg", "ddpm", 2, 1, 12, (0, 11)),
+        ("none", "ddpm", 2, 1, 12, (0, 0)),
+        ("sgg", "ddpm", 2, 1, 1, (0, 0)),
+    ]
+    for guidance, sampler, lcg_every, gradient_every, steps, counts in cases:
+        c.update(guidance=guidance, sampler=sampler, lcg_every=lcg_every, gradient_every=gradient_every)
+        assert tuple(gradients(c, steps)) == counts, (guidance, sampler, lcg_every, gradient_every, steps)
 
 
 def test_flops_are_two_per_multiply_add(run):
@@ -103,8 +123,12 @@ def test_thinned_keeps_the_shape_and_spans_the_chain():
     few = thinned(schedule, 4)
     assert len(few) == 20
     assert int(few.count) == 4
-    assert [int(few.row(i).step) for i in (0, 3)] == [0, 599]
+    assert [int(few.row(i).step) for i in (0, 3)] == [32, 599]  # the last step is not as the others
     assert [int(few.row(i).index) for i in range(4)] == [0, 1, 2, 3]
+    assert [int(thinned(schedule, 1).row(0).step), int(thinned(schedule, 1).count)] == [599, 1]
+    for used in (1, 3, 4):
+        few = thinned(respace(linear(1000), used, 20), 4)
+        assert [int(few.row(i).step) for i in range(int(few.count))] == list(range(used))  # all of them
 
 
 def test_plan_stops_at_what_is_asked(run):

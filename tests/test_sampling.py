@@ -192,6 +192,26 @@ def test_chain_is_the_literal_loop():
     np.testing.assert_allclose(image, y, atol=2e-4)
 
 
+@pytest.mark.parametrize("reverse", [ancestral, ddim(0.0), dpm_solver])
+@pytest.mark.parametrize("every", [1, 2])
+def test_the_last_ancestral_step_takes_no_gradient(reverse, every):
+    """It would be multiplied by a variance of 0: one that is no number shows who looks at it."""
+
+    def spoilt(point):
+        return jnp.where(point.row.index == 0, jnp.nan, global_scene(point))
+
+    schedule, given = respace(linear(1000), 600, 5), labels()  # of two steps' gradients the last is the last step's own
+    x = jax.random.normal(jax.random.key(5), (*given.shape, 3))
+    how = dict(reverse=reverse, scale=2.0, given=given, gradient_every=every)
+    image, ratios = run_chain(smooth_denoiser(), schedule, x, guidance=spoilt, **how)
+    wanted, their_ratios = run_chain(smooth_denoiser(), schedule, x, guidance=global_scene, **how)
+    if reverse is ancestral:
+        np.testing.assert_array_equal(image, wanted)
+        np.testing.assert_array_equal(ratios, their_ratios)
+    else:
+        assert np.isnan(image).all()
+
+
 @pytest.mark.parametrize("variant", ["gsg", "lcg", "sgg"])
 def test_scale_zero_is_bit_equal_to_unguided_in_float(variant):
     given = labels()

@@ -65,7 +65,9 @@ def translate(
         with torch.no_grad():
             eps = networks.denoiser(x, torch.tensor([row.step], device=x.device))
         predicted = (x - row.noise_scale * eps) / row.image_scale
-        gradient = _guidance(networks, row, x, predicted, labels, pairs, settings)
+        gradient = torch.zeros_like(x)
+        if row.variance:  # the last step has none and moves by none
+            gradient = _guidance(networks, row, x, predicted, labels, pairs, settings)
         mean = row.mean_image * predicted.clamp(-settings.limit, settings.limit) + row.mean_x * x
         x = mean + row.variance * settings.scale * gradient + row.variance**0.5 * noise(row.step + 1)
     return x
