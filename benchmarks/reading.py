@@ -68,7 +68,7 @@ def data_wait(dataset: Dataset, workers: int, directory: Path) -> dict[str, floa
         seed=0, mesh=data_mesh(), label=f"{workers} workers")  # fmt: skip
     lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
     first, last = lines[1], lines[-1]  # the first step compiles
-    seconds = last["seconds"] - first["seconds"]
+    seconds = max(last["seconds"] - first["seconds"], 1e-3)  # they are told in milliseconds
     waited = last["data_wait"] * last["seconds"] - first["data_wait"] * first["seconds"]
     return {"data_wait": max(waited, 0.0) / seconds, "steps_per_second": (last["step"] - first["step"]) / seconds}
 

@@ -56,6 +56,8 @@ class Checkpoints:
             for step in _steps(directory):
                 if found is None or step > found:
                     _set_aside(directory / str(step))
+            if found is not None:
+                _tell_of_other_images(directory / str(found), self.about)
             self.manager = _manager(directory, keep)
             self._opened = os.open(directory, os.O_RDONLY)  # while it is open, no other directory can look like it
         agreed = hosts.agreed(-1 if found is None else found)
@@ -261,6 +263,19 @@ def _digests(place: Path) -> dict[str, str]:
 
 def _digest_of(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _tell_of_other_images(place: Path, about: dict[str, Any]) -> None:
+    """On stderr, where training goes on from a checkpoint with other images than it was saved with."""
+    seal = read_json(place / SEAL) if (place / SEAL).exists() else {}
+    before, now = seal.get("data"), about.get("data")
+    if before and now and before != now:
+        print(
+            f"{place} was trained on other images ({before['images']} then, {now['images']} now): training goes on "
+            "with those of now; start a new --workdir for a run that can be repeated",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _set_aside(place: Path) -> None:

@@ -255,6 +255,18 @@ def test_a_seal_tells_what_it_was_given(tmp_path):
     assert read_json(tmp_path / "1" / SEAL)["config"] == {"seed": 3}
 
 
+def test_training_that_goes_on_with_other_images_is_told(tmp_path, capsys):
+    about = {"data": {"images": 12, "names_sha256": "a"}}
+    with Checkpoints(tmp_path, about=about) as checkpoints:
+        checkpoints.save(1, tree(0), tree(1))
+    for same in (about, {"data": {"images": 12, "names_sha256": "a"}, "code": "newer"}, None):
+        with Checkpoints(tmp_path, about=same):
+            assert capsys.readouterr().err == ""
+    with Checkpoints(tmp_path, about={"data": {"images": 14, "names_sha256": "b"}}) as checkpoints:
+        assert f"{tmp_path / '1'} was trained on other images (12 then, 14 now)" in capsys.readouterr().err
+        assert checkpoints.latest() == 1
+
+
 def test_a_checkpoint_of_four_devices_is_read_on_one(tmp_path, four_devices):
     """As on a laptop after training on a larger machine: another process, which has one device."""
     spread = replicate(tree(5), four_devices)
