@@ -86,9 +86,15 @@ def load_config(path: str, overrides: list[str]) -> ConfigDict:
             config.translate.update(PRESETS[preset])
     except Exception as error:  # whatever a user's file may do
         raise InputError(f"--config {path} does not give a config: {type(error).__name__}: {error}") from error
-    # of a field that is set twice the last one counts; absl would append to a tuple
-    last = {text.partition("=")[0]: place for place, text in enumerate(overrides) if "=" in text}
-    overrides = [text for place, text in enumerate(overrides) if last.get(text.partition("=")[0], place) == place]
+    # of a field that is set twice, as --field=value or --field value, the last one counts; absl would append to a tuple
+    given: list[str] = []
+    for text in overrides:
+        if given and given[-1].startswith("--") and "=" not in given[-1] and not text.startswith("--"):
+            given[-1] += f"={text}"
+        else:
+            given.append(text)
+    last = {text.partition("=")[0]: place for place, text in enumerate(given)}
+    overrides = [text for place, text in enumerate(given) if last[text.partition("=")[0]] == place]
     values = flags.FlagValues()
     try:
         argv = ["main.py", *overrides]

@@ -16,7 +16,7 @@ BEGAN = time.perf_counter()
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.harness import first_and_later, peak_resident  # noqa: E402
+from benchmarks.harness import first_and_later, peak_resident, resident  # noqa: E402
 from benchmarks.work import Work  # noqa: E402
 
 LATER = 3
@@ -29,17 +29,20 @@ def side(work: Work, kind: str) -> Any:
         return Ours(work.changes)
     from benchmarks.peers.calls import Peer
 
-    return Peer(work, kind)
+    peer = Peer(work, kind)
+    _ = peer.networks  # as ours, with the weights in memory
+    return peer
 
 
 def main(path: str, kind: str, name: str) -> None:
     work: Work = pickle.loads(Path(path).read_bytes())
     made = side(work, kind)
     images = len(work.image) if kind == "ours" else made.seen(name)
-    ready, resident = time.perf_counter() - BEGAN, peak_resident()
-    first, later = first_and_later(made.call(name), LATER)
+    call = made.call(name)
+    ready, before = time.perf_counter() - BEGAN, resident()
+    first, later = first_and_later(call, LATER)
     found = {"ready": ready, "first": first, "later": later.median, "compile": first - later.median}
-    print(json.dumps({**found, "images": images, "resident": resident, "peak": peak_resident()}))
+    print(json.dumps({**found, "images": images, "resident": before, "peak": peak_resident()}))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("jax", "jaxlib", "torch", "numpy")
 REST = 0.1  # seconds between two kinds: threads that wait for work spin for some milliseconds after a call
+FILL = 0.3  # seconds of a turn: a short call is repeated, so that waking up is a small part of it
 
 Call = Callable[[], Any]
 """Runs to its end: a call of jax blocks until its result is there."""
@@ -44,21 +45,28 @@ def spread(values: Sequence[float]) -> Spread:
 def in_turns(
     calls: Mapping[str, Call], repeats: int, *, rest: float = REST, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Seconds of every call of every kind: one of each in turn, after one of each that is not counted.
+    """Seconds of a call by kind: as many calls of each kind in turn as fill FILL seconds, their mean.
 
-    Whatever slows the machine down for a while slows all kinds alike. Each turn begins with another kind.
+    Whatever slows the machine down for a while slows all kinds alike. Each turn begins with another kind. Two calls of
+    each are not counted: the first compiles, the second tells how many are a turn.
     """
     kinds = list(calls)
     for kind in kinds:
         calls[kind]()
+    many = {}
+    for kind in kinds:
+        began = clock()
+        calls[kind]()
+        many[kind] = max(1, round(FILL / max(clock() - began, 1e-6)))
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for turn in range(repeats):
         first = turn % len(kinds)
         for kind in kinds[first:] + kinds[:first]:
             time.sleep(rest)
             began = clock()
-            calls[kind]()
-            seconds[kind].append(clock() - began)
+            for _ in range(many[kind]):
+                calls[kind]()
+            seconds[kind].append((clock() - began) / many[kind])
     return seconds
 
 
@@ -88,16 +96,28 @@ def cores() -> int:
 def peak_resident() -> float:
     """Bytes: the most that this process ever had in memory."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+        return _status("VmHWM")
     except (OSError, StopIteration):  # not Linux, where getrusage would count what the parent had, too
         import resource
 
         return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
+def resident() -> float:
+    """Bytes that this process has in memory now; elsewhere than on Linux, the most that it ever had."""
+    try:
+        return _status("VmRSS")
+    except (OSError, StopIteration):
+        return peak_resident()
+
+
+def _status(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
 def provenance() -> dict[str, Any]:
-    """What a record says of its origin: commit, versions, device and threads."""
+    """What a record says of its origin: commit, versions, device, threads and XLA's flags."""
     described = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -105,7 +125,9 @@ def provenance() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {"commit": described.stdout.strip(), "versions": versions, "device": device(), "threads": threads()}
+    flags = os.environ.get("XLA_FLAGS", "")
+    origin = {"commit": described.stdout.strip(), "versions": versions, "xla_flags": flags}
+    return {**origin, "device": device(), "threads": threads()}
 
 
 def device() -> str:

@@ -22,6 +22,7 @@ from configs import default  # noqa: E402
 from sgg_jax import guidance  # noqa: E402
 from sgg_jax.accumulation import groups_of  # noqa: E402
 from sgg_jax.calibration import thinned  # noqa: E402
+from sgg_jax.costs import gradients  # noqa: E402
 from sgg_jax.devices import platform, replicate, shard  # noqa: E402
 from sgg_jax.experiment import Experiment  # noqa: E402
 from sgg_jax.models import flops, named  # noqa: E402
@@ -223,10 +224,9 @@ class Ours:
         gradient = flops(one, self.segmenter, some, jnp.zeros(some.shape[:3], jnp.int32)) / len(some)
         denoiser, segmenter = flops(called, self.denoiser, x, step), flops(called, self.segmenter, x)
         gsg, lcg = gradient * len(x), gradient * int(pairs.count) * pairs.image.shape[1]
-        steps = int(self.schedule.count)
-        local = steps // self.config.translate.lcg_every
+        steps, (globally, locally) = int(self.schedule.count), gradients(self.config, self.schedule)
         trained = {f"{section} training step": self.trainer(section).flops() for section in ("denoiser", "segmenter")}
-        whole = steps * denoiser + local * lcg + (steps - local - 1) * gsg + segmenter
+        whole = steps * denoiser + locally * lcg + globally * gsg + segmenter
         found = {"denoiser forward": denoiser, "segmenter forward": segmenter, **trained}
         found |= {"segmenter input gradient": gsg, "LCG gradient": lcg, "whole translation": whole}
         return found | dict(zip(TRANSLATIONS, (denoiser + gsg + segmenter, denoiser + lcg + segmenter), strict=True))

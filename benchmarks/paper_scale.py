@@ -140,7 +140,7 @@ def guided_step(guide: str, scale: Scale, kinds: list[str]) -> Work:
     networks = replicate((denoiser.apply, segmenter.apply, schedule), mesh)
     data = shard((image, labels, np.arange(scale.batch, dtype=np.int32)), mesh)
     knobs = replicate(Knobs(jnp.float32(1.0), jnp.float32(0.0), jnp.float32(1.0), jnp.int32(0)), mesh)
-    method = Method(VARIANTS["sgg"], ancestral, scale.batch)
+    method = Method(VARIANTS["sgg"], ancestral, scale.batch // mesh.size)
 
     def call() -> Any:
         return jax.block_until_ready(translate(*networks, *data, knobs, method=method, mesh=mesh))
@@ -194,7 +194,7 @@ def peer(
     from benchmarks.peers import guidance, published, translation
     from benchmarks.peers.calls import rows
 
-    torch.backends.cudnn.benchmark = kind != "a"  # shapes stay, and XLA tries its convolutions out, too
+    torch.set_float32_matmul_precision("high")  # as jax takes products of float32 on NVIDIA's cards
     device = "cuda" if torch.cuda.is_available() else "cpu"
     layout = torch.contiguous_format if kind == "a" else torch.channels_last
     options = segmenter.options
@@ -215,6 +215,7 @@ def peer(
     known = torch.tensor(labels.astype(np.int64)).to(device)
 
     def call() -> Any:
+        torch.backends.cudnn.benchmark = kind != "a"  # shapes stay, and XLA tries its convolutions out, too
         drawn = translation.translate(
             networks, rows(columns(schedule)), x, known, lambda _: torch.randn_like(x), settings
         )
@@ -268,6 +269,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--only", default="", help="rows whose name contains this")
     parser.add_argument("--peak", type=float, default=PEAK * jax.device_count(), help="FLOP a second of all devices")
     given = parser.parse_args(argv)
+    if given.peers and jax.device_count() > 1 and not given.small:
+        parser.error("PyTorch's side takes one device: show jax one alone (CUDA_VISIBLE_DEVICES=0)")
     dtype = "float32" if given.small or given.float32 else "bfloat16"
     made: dict[str, Callable[[Scale], Work]] = {"train ADM": training_step}
     for guide in GUIDES:
@@ -275,7 +278,15 @@ def main(argv: list[str] | None = None) -> None:
     others = [f"({kind}) / ours" for kind in given.peers]
     print(
         harness.head(
-            "what", "size", "ms an image (range)", "first call, s", "TFLOP", "MFU", "peak so far, GiB", *others
+            "what",
+            "size",
+            "ms an image (range)",
+            f"images/s, N = {DEPTH}",
+            "first call, s",
+            "TFLOP",
+            "MFU",
+            "peak so far, GiB",
+            *others,
         )
     )
     rows: list[dict[str, Any]] = []
@@ -291,18 +302,20 @@ def main(argv: list[str] | None = None) -> None:
             rows.append({**row, "peak_memory": peak_memory()})
             print(_line(rows[-1], given.peers), flush=True)
             about = {"small": given.small, "dtype": dtype, "classes": given.classes, "peak": given.peak}
+            about |= {"repeats": given.repeats, "kinds": ["ours", *given.peers]}
             harness.write(given.out, {"rows": rows, **about})
 
 
 def _line(row: dict[str, Any], others: list[str]) -> str:
     size = "x".join(map(str, row["size"]))
     if "error" in row:
-        return harness.line(row["what"], size, row["error"], *[""] * (4 + len(others)))
+        return harness.line(row["what"], size, row["error"], *[""] * (5 + len(others)))
     ours = row["kinds"]["ours"]
     theirs = (row["kinds"].get(kind) for kind in others)
     gains = (f"{found['median'] / ours['median']:.1f}" if found else "" for found in theirs)
+    rate = "" if row["what"].startswith("train") else f"{1 / (DEPTH * ours['median']):.3f}"
     return harness.line(
-        row["what"], size, harness.Spread(**ours).text("{:.1f}", 1e3), f"{row['first']:.0f}",
+        row["what"], size, harness.Spread(**ours).text("{:.1f}", 1e3), rate, f"{row['first']:.0f}",
         f"{row['flops'] / 1e12:.3f}", f"{row['mfu']:.1%}", f"{row['peak_memory'] / 2**30:.1f}", *gains,
     )  # fmt: skip
 

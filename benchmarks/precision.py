@@ -41,14 +41,14 @@ def main(argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
     changes = TINY if given.tiny else {}
     if given.answers:
-        given.answers.write_bytes(pickle.dumps(answers(Ours(changes), ())))
+        given.answers.write_bytes(pickle.dumps(answers(Ours(changes), trained=())))
         return
     wanted = on_cpu(given.tiny)
     found: dict[str, dict[str, float]] = {}
     print(harness.head("difference from the CPU's float32", *ARITHMETICS))
     for name, (precision, more) in ARITHMETICS.items():
         with jax.default_matmul_precision(precision):
-            found[name] = differences(wanted, answers(Ours({**changes, **more}), ()))
+            found[name] = differences(wanted, answers(Ours({**changes, **more}), trained=()))
     for part in found["highest"]:
         print(harness.line(part, *(f"{found[name][part]:.1e}" for name in ARITHMETICS)))
     harness.write(given.out, {"differences": found, "tiny": given.tiny})

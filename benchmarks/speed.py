@@ -5,8 +5,8 @@
     python benchmarks/speed.py compile --out benchmarks/speed_compile.json   # first calls and memory, from cold
 
 Kinds: ours; (a) eager with LCG's loop over classes at batch 1, as public code does it; (b) eager, batched over present
-classes, channels_last; (c) torch.compile of (b). All are checked equal to rounding before they are timed, and called in
-turns on one machine. Networks and images are those of streets, the denoiser's weights the shipped ones. Segmenters
+classes, channels_last; (c) torch.compile of (b). All are checked equal to rounding before they are timed (but for
+`compile`, whose processes have one side each), and called in turns on one machine. Networks and images are those of streets, the denoiser's weights the shipped ones. Segmenters
 train on bare images here: augmentation is left out on both sides. Training steps of (a) are of the whole batch, all
 else of (a) is of one image; the table is per image. Prints Markdown and writes JSON with commit, versions and device.
 --tiny shows that it runs.
@@ -29,7 +29,7 @@ from benchmarks.ours import TINY, Ours  # noqa: E402, I001 - sets flags before j
 from benchmarks import harness  # noqa: E402
 from benchmarks.equality import answers, check  # noqa: E402
 from benchmarks.peers.calls import Peer  # noqa: E402
-from benchmarks.work import CALLS, KINDS, Work  # noqa: E402
+from benchmarks.work import CALLS, KINDS, TRAINING, Work  # noqa: E402
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -72,6 +72,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--without-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--only", default="", help="rows whose name contains this")
     given = parser.parse_args(argv)
+    if jax.default_backend() != "cpu":
+        parser.error("PyTorch's side computes on the CPU here: set JAX_PLATFORMS=cpu (for a GPU see paper_scale.py)")
     kinds = [kind for kind in KINDS if not (kind == "c" and given.without_compile)]
     record = TABLES[given.table](kinds, given.tiny, given.repeats, given.only)
     about = {"kinds": {kind: KINDS[kind] for kind in kinds}, "tiny": given.tiny, "repeats": given.repeats}
@@ -153,12 +155,16 @@ def scaling(kinds: list[str], tiny: bool, repeats: int, only: str) -> dict[str, 
             classes = fields.pop("classes", 0)
             ours = Ours(fields, classes)
             peer = Peer(ours.work(), "b")
+            trained = {name.split()[0]} if name in TRAINING else set()
+            parts = set() if trained else {"whole translation" if "whole" in name else "LCG gradient"}
+            difference = check(answers(ours, parts, trained), peer)
             sides, images = {"ours": ours.call(name), "b": peer.call(name)}, len(ours.image)
             row = {
                 "axis": title,
                 "value": value,
                 "name": name,
                 "kinds": timed(sides, dict.fromkeys(sides, images), repeats),
+                "difference": difference,
             }
             found.append(row)
             times = [row["kinds"][kind] for kind in ("ours", "b")]

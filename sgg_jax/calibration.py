@@ -142,12 +142,14 @@ class Calibration:
         return timed(save, repeats=1)[0] * float(sizes[-1] / sizes[len(few) - 1])
 
     def translation_step(self, method: Method) -> float:
-        """Seconds of one reverse step of a batch on every device, the mean of a few from all over the chain."""
+        """Seconds of one reverse step of a batch on every device, the mean of a chain or of a few from all over it."""
         return self._once(method, lambda: self._translation_step(method))
 
     def _translation_step(self, method: Method) -> float:
         run = self.run
-        schedule = replicate(thinned(run.schedule(run.config.translate.depth), self.cycle), run.mesh)
+        whole = run.schedule(run.config.translate.depth)
+        short = int(whole.count) <= 2 * self.cycle  # where the last step, without a gradient, is a large share
+        schedule = replicate(whole if short else thinned(whole, self.cycle), run.mesh)
         knobs = replicate(run.knobs, run.mesh)
         shown = self.source_size
         covered = covered_size(shown, run.tile, mixed=run.source.size is None)

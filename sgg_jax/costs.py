@@ -9,6 +9,8 @@ from sgg_jax.calibration import Calibration
 from sgg_jax.data.dataset import VOID, Dataset, readable
 from sgg_jax.experiment import Experiment
 from sgg_jax.results import HELD_OUT_LEVELS, SAMPLE_STEPS, SAMPLES
+from sgg_jax.schedule import NoiseSchedule
+
 
 @dataclass(frozen=True)
 class Row:
@@ -164,20 +166,21 @@ def _training(calibration: Calibration, title: str, section: str, dataset: Datas
     return Row(title, *counts, passes * calibration.flops(kind), seconds)
 
 
-def gradients(translate: ConfigDict, steps: int) -> np.ndarray:
-    """How many gradients a chain of `steps` reverse steps takes by config.translate, the global and the local ones. [2]
+def gradients(config: ConfigDict, schedule: NoiseSchedule) -> np.ndarray:
+    """How many gradients a translation by that schedule takes, the global and the local ones. [2]
 
     A variant of guidance that is not known here counts as global.
     """
-    c = translate
-    if c.guidance == "none":
-        return np.zeros(2)
-    turns = -(-steps // c.gradient_every)
-    local = {"sgg": turns // c.lcg_every, "lcg": turns}.get(c.guidance, 0)
-    counts = np.array([turns - local, local], float)
-    if c.sampler == "ddpm" and (steps - 1) % c.gradient_every == 0:
-        counts[int(c.guidance == "lcg")] -= 1  # the last ancestral step takes none; sgg's would be global
-    return counts
+    c, count = config.translate, int(schedule.count)
+    done = np.arange(count)
+    turn = (count - 1) // c.gradient_every - done // c.gradient_every
+    step = np.asarray(schedule.table.step)[:count][::-1]
+    low, high = (round(share * config.denoiser.total) for share in c.interval)
+    taken = (done % c.gradient_every == 0) & (low <= step) & (step < high) & (c.guidance != "none")
+    if c.sampler == "ddpm":
+        taken[-1] = False  # guidance.where_it_moves
+    local = {"lcg": taken, "sgg": taken & (turn % c.lcg_every == c.lcg_every - 1)}.get(c.guidance, taken & False)
+    return np.array([taken.sum() - local.sum(), local.sum()], float)
 
 
 def _translation(
@@ -193,10 +196,7 @@ def _translation(
             for _, example in readable(run.source, range(0, len(run.source), max(1, len(run.source) // 20)))
         ]
     )
-    low, high = (share * run.config.denoiser.total for share in c.interval)
-    taken = np.zeros(2)  # gradients: global and local ones
-    for depth in depths if guided else ():
-        taken += np.clip((min(high, depth) - low) / depth, 0, 1) * gradients(c, int(run.schedule(depth).count))
+    taken = sum((gradients(run.config, run.schedule(depth)) for depth in depths if guided), np.zeros(2))
     guides = 2 * images * taken @ (1, present)
     through = 2 * images * taken.sum() * (c.look == "through_denoiser")
     denoiser = images * steps * calibration.denoiser_share + through

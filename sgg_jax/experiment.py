@@ -326,9 +326,10 @@ class Experiment:
         """The configured sampler with the configured guidance, or with another variant of it."""
         c = self.config.translate
         variants = guidance.VARIANTS | {"sgg": guidance.semantic_gradients(c.lcg_every)}
-        guide = choose(guidance.LOOKS, c.look, "translate.look")(
-            choose(variants, variant or c.guidance, "translate.guidance")
-        )
+        guide = choose(variants, variant or c.guidance, "translate.guidance")
+        if c.sampler == "ddpm":
+            guide = guidance.where_it_moves(guide)
+        guide = choose(guidance.LOOKS, c.look, "translate.look")(guide)
         if c.blur:
             guide = guidance.blurred(guide, c.blur)
         if c.chroma != 1.0:

@@ -47,7 +47,7 @@ class Point:
     eps: Array  # [B,H,W,3], the noise predicted at x_k
     row: Step  # constants of this reverse step
     push: Array  # float32 [], by how much of a gradient the sampler moves x_{k-1}: Sigma, for the paper's
-    turn: Array  # int32 [], guidances that are to be taken after this one: 0 is the last
+    turn: Array  # int32 [], guidances that are due after this one: 0 is the last
     labels: Labels  # [B,H,W]
     pairs: Pairs  # present (image, class) pairs of the labels
     fill: Array  # float32 [], what hides the other classes from LCG; 0 is mid-grey
@@ -133,6 +133,16 @@ VARIANTS: dict[str, Guidance] = {
     "lcg": local_class,
     "sgg": semantic_gradients(),
 }
+
+
+@cache
+def where_it_moves(guidance: Guidance) -> Guidance:
+    """No gradient where nothing would come of it: in the last ancestral step, whose Sigma is 0. Costs no pass there."""
+
+    def guide(point: Point) -> Array:
+        return jax.lax.cond(point.push > 0, guidance, unguided, point)
+
+    return guide
 
 
 def at_noisy(guidance: Guidance) -> Guidance:

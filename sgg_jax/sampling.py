@@ -177,9 +177,10 @@ def advance(method: Method, given: Given, done: Array, state: State) -> tuple[St
         networks = given.denoiser, given.segmenter
         return method.guidance(Point(x, x, eps, row, push, turn, given.labels, given.pairs, fill, *networks))
 
-    # the last ancestral step has no variance: whatever its gradient is, it moves nothing, so none is taken
-    due = (done % method.gradient_every == 0) & (push > 0)
-    gradient = jax.lax.cond(due, guide, lambda: state.gradient)
+    if method.gradient_every == 1:
+        gradient = guide()
+    else:
+        gradient = jax.lax.cond(done % method.gradient_every == 0, guide, lambda: state.gradient)
     scaled = jnp.float32(knobs.scale) * gradient
     noise = step_noise(given.keys, row.step + 1, x.shape[1:])  # number 0 is the forward draw
     x, before = method.reverse(row, x, eps, scaled, noise, jnp.float32(knobs.limit), state.before)

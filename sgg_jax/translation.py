@@ -46,7 +46,8 @@ def translate(
     denoiser, segmenter: `Partial(apply, params)` of the target domain's denoiser and of the guide.
     image [B,H,W,3] uint8, labels [B,H,W] uint8 train ids, image_id [B] int32; B divides over the mesh.
     Returns the translations [B,H,W,3] uint8, the guidance-to-noise ratio of every step [B,K] float32, and the agreement
-    [B] float32: the share of known pixels in which the guide finds their label in the translation.
+    [B] float32: the share of known pixels in which the guide finds their label in the translation. Ratios of an image
+    that is not finite are nan.
     """
     return translator(method, mesh)(denoiser, segmenter, schedule, image, labels, image_id, knobs)
 
@@ -71,6 +72,7 @@ def translator(method: Method, mesh: Mesh) -> Any:
         deepest = schedule.row(schedule.count - 1)
         x = add_noise(deepest, image, step_noise(keys, 0, image.shape[1:]))  # the SDEdit start
         x, ratios = chain(method, Given(denoiser, segmenter, schedule, labels, pairs, keys, knobs), x)
+        ratios = jnp.where(jnp.isfinite(x).all((1, 2, 3))[:, None], ratios, jnp.nan)  # as an image cannot tell
         translation = jnp.round((jnp.clip(x, -1, 1) + 1) * 127.5).astype(jnp.uint8)
         found = segmenter(to_float(translation)).argmax(-1) == labels
         known = jnp.sum(labels != VOID, axis=(1, 2))
@@ -293,7 +295,8 @@ def _finished(
                 continue
             if not np.isfinite(ratios[place]).all():
                 raise InputError(
-                    f"the guidance of image {index} is not finite: lower translate.scale, or set translate.clip_ratio"
+                    f"the translation of image {index} is not finite: lower translate.scale, or set "
+                    "translate.clip_ratio; where it is not guided, look at its denoiser's weights"
                 )
             labels = example.known_labels()
             cut = image[place, : labels.shape[0], : labels.shape[1]]

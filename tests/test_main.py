@@ -112,6 +112,9 @@ def test_fields_are_set_from_the_command_line():
     twice = ["--config.seed=1", "--config.data.size=(8, 8)", "--config.data.size=(16, 32)", "--config.seed=2"]
     config = load_config("configs/quick.py", twice)  # the last one counts, of tuples, too
     assert config.seed == 2 and tuple(config.data.size) == (16, 32)
+    apart = ["--config.seed", "1", "--config.data.size", "(8, 8)", "--config.data.size=(16, 32)", "--config.seed", "-2"]
+    config = load_config("configs/quick.py", apart)
+    assert config.seed == -2 and tuple(config.data.size) == (16, 32)
 
 
 def test_devices_stand_host_by_host(monkeypatch):

@@ -74,7 +74,6 @@ def test_what_several_steps_share_is_counted_once(run):
     calibrated = Calibration(run)
     assert calibrated.cycle == 24  # gradients come again after eight steps, deep features after three
     row = next(row for row in plan(run, ["translate"]).rows if row.stage == "translate")
-    present = np.mean([len(np.unique(run.source[i].labels)) for i in range(6)])
     assert row.segmenter_passes == 2 * 6  # the first of three steps takes one, which serves the second; the last none
     share = calibrated.flops("on_deep") / calibrated.flops("denoiser")
     assert 0.1 < share < 0.9
@@ -83,6 +82,7 @@ def test_what_several_steps_share_is_counted_once(run):
 
 def test_gradients_are_counted(run):
     c = run.config.translate
+    c.depth, run.config.denoiser.total = 250, 1000
     cases = [
         # guidance, sampler, lcg_every, gradient_every, steps: global, local
         ("sgg", "ddpm", 2, 1, 12, (5, 6)),
@@ -97,7 +97,13 @@ def test_gradients_are_counted(run):
     ]
     for guidance, sampler, lcg_every, gradient_every, steps, counts in cases:
         c.update(guidance=guidance, sampler=sampler, lcg_every=lcg_every, gradient_every=gradient_every)
-        assert tuple(gradients(c, steps)) == counts, (guidance, sampler, lcg_every, gradient_every, steps)
+        found = gradients(run.config, respace(linear(1000), 250, steps))
+        assert tuple(found) == counts, (guidance, sampler, lcg_every, gradient_every, steps)
+    c.update(guidance="sgg", lcg_every=2, gradient_every=1)
+    twelve = respace(linear(1000), 250, 12)
+    for interval, counts in (((0.125, 1.0), (3, 3)), ((0.0, 0.125), (2, 3)), ((0.3, 1.0), (0, 0))):
+        c.interval = interval  # the upper six steps, the lower six with the last one, which takes none, and none at all
+        assert tuple(gradients(run.config, twelve)) == counts, interval
 
 
 def test_flops_are_two_per_multiply_add(run):

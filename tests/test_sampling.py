@@ -9,7 +9,7 @@ import pytest
 from jax.tree_util import Partial
 from toys import labels, mixing_segmenter, pairs, point, short_schedule, smooth_denoiser
 
-from sgg_jax.guidance import VARIANTS, clipped, global_scene, local_class, noise_ratio, unguided
+from sgg_jax.guidance import VARIANTS, clipped, global_scene, local_class, noise_ratio, unguided, where_it_moves
 from sgg_jax.sampling import Given, Knobs, Method, ancestral, chain, ddim, dpm_solver, step_noise
 from sgg_jax.schedule import cosine, linear, noise_schedule, respace
 from sgg_jax.types import VOID, image_keys
@@ -203,7 +203,7 @@ def test_the_last_ancestral_step_takes_no_gradient(reverse, every):
     schedule, given = respace(linear(1000), 600, 5), labels()  # of two steps' gradients the last is the last step's own
     x = jax.random.normal(jax.random.key(5), (*given.shape, 3))
     how = dict(reverse=reverse, scale=2.0, given=given, gradient_every=every)
-    image, ratios = run_chain(smooth_denoiser(), schedule, x, guidance=spoilt, **how)
+    image, ratios = run_chain(smooth_denoiser(), schedule, x, guidance=where_it_moves(spoilt), **how)
     wanted, their_ratios = run_chain(smooth_denoiser(), schedule, x, guidance=global_scene, **how)
     if reverse is ancestral:
         np.testing.assert_array_equal(image, wanted)

@@ -13,8 +13,27 @@ from benchmarks.equality import LIMITS, answers, check, differences  # noqa: E40
 from benchmarks.ours import TINY, Ours, called  # noqa: E402
 from benchmarks.peers import published  # noqa: E402
 from benchmarks.peers.calls import Peer  # noqa: E402
+from benchmarks.peers.guidance import Likelihood  # noqa: E402
 from benchmarks.peers.networks import load  # noqa: E402
 from benchmarks.work import CALLS  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of PyTorch itself, on loading
+
+
+original = Likelihood.forward
+
+
+@pytest.fixture(scope="module", autouse=True)
+def uncompiled():
+    """torch.compile compiles nothing, which takes minutes: (c) runs its own code, eagerly."""
+    torch.compiler.set_stance("force_eager")
+    yield
+    torch.compiler.set_stance("default")
+
+
+@pytest.fixture(autouse=True)
+def short_turns(monkeypatch):
+    monkeypatch.setattr(harness, "FILL", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +46,24 @@ def wanted(ours):
     return answers(ours)
 
 
-@pytest.mark.parametrize("kind", ["a", "b"])
+@pytest.mark.parametrize("kind", ["a", "b", "c"])
 def test_pytorch_computes_the_same(ours, wanted, kind):
     """Forward passes, gradients, training steps and a whole translation, each but for rounding."""
     found = check(wanted, Peer(ours.work(), kind))
     assert found.keys() >= LIMITS.keys()
     assert max(found.values()) < 1e-4  # at these sizes; LIMITS are those of real ones
+
+
+def test_both_sides_take_the_gradients_that_are_due(ours, monkeypatch):
+    """All but the last step's; equal results do not show who took it."""
+    work, taken = ours.work(), []
+    assert work.step["variance"][0] > 0  # the rows of one step time a gradient
+    monkeypatch.setattr(Likelihood, "forward", lambda self, *given: taken.append(1) or original(self, *given))
+    Peer(work, "b").call("whole translation")()
+    assert len(taken) == 2  # of three steps: LCG's pairs at once, and GSG
+    flops, gradient = ours.flops(), "segmenter input gradient"
+    passes = 3 * flops["denoiser forward"] + flops["segmenter forward"]
+    assert flops["whole translation"] == passes + flops[gradient] + flops["LCG gradient"]
 
 
 def test_networks_of_every_layer_compute_the_same():
@@ -46,14 +77,17 @@ def test_networks_of_every_layer_compute_the_same():
 
 
 def test_what_differs_is_found(ours, wanted):
-    """The comparison can fail: one weight a little off, another lambda."""
+    """The comparison can fail: another lambda, one weight a little off."""
+    work = ours.work()
+    work.translate["scale"] *= 1.1
+    with pytest.raises(AssertionError, match="b: whole translation differs by"):
+        check(wanted, Peer(work, "b"))
     work = ours.work()
     work.segmenter.weights["down.0.0.norm1.bias"] = work.segmenter.weights["down.0.0.norm1.bias"] + 0.01
     found = differences(wanted, Peer(work, "b"))
     for name in ("segmenter forward", "LCG gradient", "whole translation", "segmenter training step: weights"):
         assert found[name] > 1e-4, name
     assert found["denoiser forward"] < 1e-5
-    work.translate["scale"] *= 1.1
     with pytest.raises(AssertionError, match="b: segmenter forward differs by"):
         check(wanted, Peer(work, "b"))
 
@@ -78,7 +112,7 @@ def test_every_weight_is_used_once(ours, change, sentence):
 
 def run(tmp_path, table, *options):
     out = tmp_path / "speed.json"
-    speed.main([table, "--tiny", "--without-compile", "--repeats", "2", "--out", str(out), *options])
+    speed.main([table, "--tiny", "--repeats", "2", "--out", str(out), *options])
     found = json.loads(out.read_text())
     assert found["commit"] and found["device"] and {"jax", "torch", "numpy", "python"} <= found["versions"].keys()
     assert found["threads"]["torch"] >= 1 and found["tiny"] is True
@@ -89,23 +123,23 @@ def test_the_table_of_parts(tmp_path, capsys):
     found = run(tmp_path, "rows")
     assert [row["name"] for row in found["rows"]] == list(CALLS)
     for row in found["rows"]:
-        assert set(row["kinds"]) == {"ours", "a", "b"} and set(row["gain"]) == {"a", "b"}
+        assert set(row["kinds"]) == {"ours", "a", "b", "c"} and set(row["gain"]) == {"a", "b", "c"}
         for times in row["kinds"].values():
             assert 0 < times["least"] <= times["median"] <= times["most"]
     assert found["rows"][0]["flops_per_second"] > 0 and found["matmul_flops_per_second"]["torch"] > 0
-    assert set(found["difference"]) == {"a", "b"}
+    assert set(found["difference"]) == {"a", "b", "c"}
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 2 + len(CALLS) and len({line.count("|") for line in printed}) == 1
 
 
 def test_the_table_of_scaling(tmp_path):
-    found = run(tmp_path, "scaling", "--only", "classes")
-    assert [row["value"] for row in found["rows"]] == [1, 3]
-    assert all(set(row["kinds"]) == {"ours", "b"} for row in found["rows"])
+    found = run(tmp_path, "scaling")
+    assert [row["value"] for row in found["rows"]] == [4, 8, 1, 3, 1, 2]
+    assert all(set(row["kinds"]) == {"ours", "b"} and row["difference"] for row in found["rows"])
 
 
 def test_the_table_of_first_calls(tmp_path):
-    found = run(tmp_path, "compile")
+    found = run(tmp_path, "compile", "--without-compile")
     assert [row["kind"] for row in found["rows"]] == ["ours", "a", "b"]
     for row in found["rows"]:
         assert row["first"] > 0 and row["peak"] >= row["resident"] > 1e7
@@ -115,8 +149,23 @@ def test_calls_take_turns():
     order = []
     calls = {name: lambda name=name: order.append(name) for name in "xyz"}
     seconds = harness.in_turns(calls, 3, rest=0.0)
-    assert "".join(order) == "xyz" + "xyz" + "yzx" + "zxy"
+    assert "".join(order) == 2 * "xyz" + "xyz" + "yzx" + "zxy"
     assert {name: len(found) for name, found in seconds.items()} == dict.fromkeys("xyz", 3)
+
+
+def test_a_short_call_fills_its_turn(monkeypatch):
+    monkeypatch.setattr(harness, "FILL", 0.4)
+    now, lasts = [0.0], {"short": 0.1, "long": 2.0}
+    called = dict.fromkeys(lasts, 0)
+
+    def call(name):
+        now[0] += lasts[name]
+        called[name] += 1
+
+    calls = {name: lambda name=name: call(name) for name in lasts}
+    seconds = harness.in_turns(calls, 3, rest=0.0, clock=lambda: now[0])
+    assert called == {"short": 2 + 3 * 4, "long": 2 + 3}
+    assert seconds == {"short": pytest.approx([0.1] * 3), "long": pytest.approx([2.0] * 3)}
 
 
 def test_spread_and_difference():
@@ -131,12 +180,12 @@ def test_published_networks_beside_pytorch(tmp_path, capsys):
     pytest.importorskip("transformers", reason="SegFormer's own network")
     out = tmp_path / "paper.json"
     few = ["--batch", "4", "--repeats", "1", "--classes", "3"]
-    paper_scale.main(["--small", *few, "--peers", "a", "b", "--out", str(out)])
+    paper_scale.main(["--small", *few, "--peers", "a", "b", "c", "--out", str(out)])
     training, *guided = json.loads(out.read_text())["rows"]
     assert training["what"] == "train ADM" and set(training["kinds"]) == {"ours"} and training["flops"] > 0
     assert [row["what"].split()[-1] for row in guided] == list(paper_scale.GUIDES)
     for row in guided:
-        assert set(row["kinds"]) == set(row["differences"]) | {"ours"} == {"ours", "a", "b"}
+        assert set(row["kinds"]) == set(row["differences"]) | {"ours"} == {"ours", "a", "b", "c"}
         assert set(row["differences"]["a"]) == {"denoiser", "segmenter", "GSG", "LCG"}
         assert row["flops"] > 0 and row["mfu"] > 0
     assert len({line.count("|") for line in capsys.readouterr().out.splitlines() if line.startswith("|")}) == 1
