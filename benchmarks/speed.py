@@ -6,9 +6,10 @@
 
 Kinds: ours; (a) eager with LCG's loop over classes at batch 1, as public code does it; (b) eager, batched over present
 classes, channels_last; (c) torch.compile of (b). All are checked equal to rounding before they are timed (but for
-`compile`, whose processes have one side each), and called in turns on one machine. Networks and images are those of streets, the denoiser's weights the shipped ones. Segmenters
-train on bare images here: augmentation is left out on both sides. Training steps of (a) are of the whole batch, all
-else of (a) is of one image; the table is per image. Prints Markdown and writes JSON with commit, versions and device.
+`compile`, whose processes have one side each), and called in turns on one machine. Networks and images are those of
+streets, the denoiser's weights the shipped ones. Segmenters train on bare images here: augmentation is left out on both
+sides. Training steps of (a) are of the whole batch, all else of (a) is of one image; the table is per image.
+Prints Markdown and writes JSON with commit, versions and device.
 --tiny shows that it runs.
 """
 

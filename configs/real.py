@@ -59,7 +59,7 @@ def get_config():
     config.translate.steps = 50
     config.evaluate.batch_size = 8
     config.evaluate.sliding = True  # networks are trained on crops
-    config.compare.methods = ()  # needs a judge
+    config.compare.methods = ()  # a comparison takes days here; it needs data.test, and for the oracle data.judge
     return config
 
 

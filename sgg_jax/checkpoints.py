@@ -31,6 +31,7 @@ SHA-256 of all that}."""
 ITEMS = ("state", "weights")
 SLOW = 10.0
 """Seconds of waiting for the save before, from which on stderr tells that the directory is slow."""
+RUN_FIRST = "run the stage that trains it first (one that says it finished already: delete its file in stages/ and run)"
 SET_ASIDE = ".damaged"
 """Ending of the name that a damaged checkpoint is given, so that its step can be written again."""
 
@@ -199,10 +200,10 @@ def _by_itself() -> ocp.options.MultiprocessingOptions:
 def load_weights(directory: Path, like: Any) -> Any:
     """Weights of the newest whole checkpoint in `directory`, shaped like `like`; InputError if there is none."""
     if not directory.is_dir():
-        raise InputError(f"no checkpoint in {directory}: run the stage that trains it first")
+        raise InputError(f"no checkpoint in {directory}: {RUN_FIRST}")
     step = newest(directory)
     if step is None:
-        raise InputError(f"no whole checkpoint in {directory}: run the stage that trains it first")
+        raise InputError(f"no whole checkpoint in {directory}: {RUN_FIRST}")
     return _restore(directory, step, "weights", like)
 
 

@@ -1,6 +1,7 @@
 """Whether a config can work, told before hours of work; and the tie between a run directory and its config."""
 
 import json
+from functools import reduce
 from typing import Any
 
 import jax
@@ -19,13 +20,21 @@ from sgg_jax.ranges import check_numbers
 from sgg_jax.roles import choose
 from sgg_jax.workdir import claim as claim_directory
 
+FREE = (
+    *("compare.methods", "compare.seeds"),  # a comparison may grow
+    *("data.max_bad", "data.workers", "translate.memory", "evaluate.batch_size", "report.examples"),
+    *(f"{section}.training.save_every" for section in ("denoiser", "segmenter", "adapt", "student")),
+)
+"""Fields that may change while a run directory is in use: what is made by one value goes on by another."""
+
 
 def claim(run: Experiment) -> None:
     """Checks the config, then ties the run directory to it and to the version of streets (see workdir.claim)."""
     check(run)
     record = json.loads(json.dumps(run.config.to_dict()))
-    for free in ("methods", "seeds"):  # a comparison may grow
-        del record["compare"][free]
+    for field in FREE:
+        *sections, name = field.split(".")
+        del reduce(dict.__getitem__, sections, record)[name]
     for field in ("weights", "start"):
         if run.config.denoiser[field]:
             record["denoiser"][f"{field}_sha256"] = sha256(locate(run.config.denoiser[field], field))
@@ -34,7 +43,7 @@ def claim(run: Experiment) -> None:
         name = run.config[section][field]
         if is_directory(name):
             record[section][f"{field}_sha256"] = [sha256(path) for path in open_given(name, f"{section}.{field}").files]
-    claim_directory(run.workdir, {**record, "streets_version": streets.VERSION})
+    claim_directory(run.workdir, {**record, "streets_version": streets.VERSION}, FREE)
 
 
 def check(run: Experiment) -> None:

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from sgg_jax.calibration import Calibration
 from sgg_jax.data.dataset import VOID, Dataset, readable
 from sgg_jax.experiment import Experiment
+from sgg_jax.guidance import GUIDING
 from sgg_jax.results import HELD_OUT_LEVELS, SAMPLE_STEPS, SAMPLES
 from sgg_jax.schedule import NoiseSchedule
 
@@ -101,7 +102,7 @@ def comparison_work(config: ConfigDict) -> Work:
     depths = list(c.sdedit_depths) if "sdedit" in methods else []
     betas = list(c.fda_betas) if "fda" in methods else []
     own = "sgg_ptl" in methods and further < seeds
-    steered = len(methods & {"gsg", "lcg", "sgg"})
+    steered = len(methods.intersection(GUIDING))
     # candidates are tried with the run's own seed, of which the best is a row, too, where that seed is asked for
     tried = [len(found) - (further < seeds) for found in (depths, betas) if len(found) > 1]
     trained = not config.segmenter.as_it_is
@@ -128,7 +129,7 @@ def _comparison_rows(calibration: Calibration) -> list[Row]:
         rows.append(_translation(calibration, "compare: unguided", work.unguided, images, guided=False, each=each))
     if depths := list(c.adapt.depths) * work.adapted + [c.translate.depth] * work.guided:
         rows.append(_translation(calibration, "compare: guided", depths, images, guided=True))
-    timed = len(c.compare.seeds) * len(set(c.compare.methods) & {"gsg", "lcg", "sgg", "sgg_ptl"})
+    timed = len(c.compare.seeds) * len(set(c.compare.methods) & {*GUIDING, "sgg_ptl"})
     rows += _starting(calibration, "compare: starts", len(depths) + timed, len(depths))
     return [*rows, _judging(calibration)]
 
@@ -196,9 +197,10 @@ def _translation(
             for _, example in readable(run.source, range(0, len(run.source), max(1, len(run.source) // 20)))
         ]
     )
-    taken = sum((gradients(run.config, run.schedule(depth)) for depth in depths if guided), np.zeros(2))
-    guides = 2 * images * taken @ (1, present)
-    through = 2 * images * taken.sum() * (c.look == "through_denoiser")
+    taken = np.array([gradients(run.config, run.schedule(depth)) for depth in depths if guided]).reshape(-1, 2)
+    globally, locally = map(float, taken.sum(0))
+    guides = 2 * images * (globally + locally * float(present))
+    through = 2 * images * (globally + locally) * (c.look == "through_denoiser")
     denoiser = images * steps * calibration.denoiser_share + through
     denoiser, guides = denoiser * calibration.tiles, guides * calibration.tiles
     flops = denoiser * calibration.flops("denoiser") + guides * calibration.flops("segmenter")

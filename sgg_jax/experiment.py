@@ -344,8 +344,7 @@ class Experiment:
             guide = guidance.interval(guide, round(low * total), round(high * total))
         if (variant or c.guidance) == "none":
             guide = guidance.unguided
-        samplers = {"ddpm": sampling.ancestral, "ddim": sampling.ddim(c.eta), "dpm": sampling.dpm_solver}
-        sampler = choose(samplers, c.sampler, "translate.sampler")
+        sampler = choose(sampling.SAMPLERS, c.sampler, "translate.sampler")(c.eta)
         return Method(guide, sampler, c.microbatch, c.gradient_every, c.deep_every)
 
     @property

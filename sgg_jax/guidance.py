@@ -133,6 +133,7 @@ VARIANTS: dict[str, Guidance] = {
     "lcg": local_class,
     "sgg": semantic_gradients(),
 }
+GUIDING = tuple(name for name in VARIANTS if name != "none")
 
 
 @cache

@@ -16,6 +16,7 @@ from sgg_jax.data.fit import fitted
 from sgg_jax.data.writer import TranslationWriter
 from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
+from sgg_jax.guidance import GUIDING
 from sgg_jax.progress import track
 from sgg_jax.stages import adapt, fit_segmenter, translate_guided
 from sgg_jax.translated_sets import translate_into
@@ -115,9 +116,8 @@ def start_time(run: Experiment) -> float:
     began = time.perf_counter()
     start = run.start(guide, run.config.translate.depth)
     opened = time.perf_counter()
-    for index in few:
-        _ = start[index]
-    return (opened - began) / len(run.source) + (time.perf_counter() - opened) / len(few)
+    made = sum(1 for _ in readable(start, few))
+    return (opened - began) / len(run.source) + (time.perf_counter() - opened) / max(made, 1)
 
 
 def guided(variant: str) -> Way:
@@ -153,9 +153,7 @@ METHODS = {
     "fda": Way(painted(fda), painting_time(fda), "fda_betas"),
     "sdedit": Way(sdedit, lambda run, calibration, depth: calibration.translation(run.method("none"), depth,
                                                                                   run.sdedit_steps), "sdedit_depths"),
-    "gsg": guided("gsg"),
-    "lcg": guided("lcg"),
-    "sgg": guided("sgg"),
+    **{variant: guided(variant) for variant in GUIDING},
     "sgg_ptl": Way(sgg_ptl, ptl_time),
     "oracle": Way(target_images),
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """The stages in their order: what each needs, what is finished, one command for all."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from sgg_jax.experiment import Experiment
 from sgg_jax.planning import enough_memory
 from sgg_jax.planning import plan as plan_run
 from sgg_jax.progress import Progress
-from sgg_jax.records import write_json
+from sgg_jax.records import read_json, write_json
 from sgg_jax.results import score_tables
 from sgg_jax.roles import ROLES, choose, open_role
 from sgg_jax.stages import (
@@ -102,7 +103,10 @@ def run_stage(run: Experiment, name: str) -> None:
     if name in LOOKING and not hosts.leads():  # nothing in them is shared
         hosts.wait_for(lambda: is_finished(run, name))
         return
-    missing = [stage for stage in NEEDS.get(name, ()) if recorded(run, stage) is None]
+    there = {
+        stage: is_finished(run, stage) if stage in LOOKING else recorded(run, stage) for stage in NEEDS.get(name, ())
+    }
+    missing = [stage for stage, found in there.items() if not found]
     if name == "translate" and run.config.translate.guide == "adapted" and run.stages.result("adapt") is None:
         missing.append("adapt (or set config.translate.guide to source)")
     if missing:
@@ -122,13 +126,13 @@ def run_all(run: Experiment) -> None:
     if "compare" in stages(run):
         Comparison(run)  # what is wrong with its settings is told before hours of work
     unfinished = [name for name in stages(run) if not is_finished(run, name)]
-    if unfinished and (run.workdir / "plan.json").exists():  # a minute's calibration at every restart would add up
+    if unfinished and _planned(run):  # a minute's calibration at every restart would add up
         say(f"Goes on with {', '.join(unfinished)}; what all of it was expected to take is in plan.json.")
     elif unfinished and hosts.leads():
         say(
             f"Translates {len(run.source)} labelled source images into the domain of {len(run.target)} target images "
             f"and trains on them: {', '.join(unfinished)}.\n"
-            "First a calibration of a minute or less, to tell how long it takes."
+            "First a calibration, a minute or two where nothing is compiled yet, to tell how long it takes."
         )
         plan(run, unfinished)
     for name in stages(run):
@@ -152,7 +156,21 @@ def plan(run: Experiment, names: list[str] | None = None) -> None:
     estimate = plan_run(run, stages(run) if names is None else names)
     # what an interrupted stage has done already is not subtracted
     say(estimate.text("at most" if run.stages.finished() or (run.workdir / "denoiser").exists() else "about"))
-    write_json(run.workdir / "plan.json", estimate.record())
+    write_json(run.workdir / "plan.json", {**estimate.record(), "config": _settings(run)})
+
+
+def _planned(run: Experiment) -> bool:
+    """Whether plan.json is of this very config. One that is damaged is made again."""
+    path = run.workdir / "plan.json"
+    try:
+        return path.exists() and bool(read_json(path, {"config": dict})["config"] == _settings(run))
+    except InputError:
+        return False
+
+
+def _settings(run: Experiment) -> Any:
+    """The config as JSON gives it back."""
+    return json.loads(json.dumps(run.config.to_dict()))
 
 
 def export_streets(run: Experiment) -> None:

@@ -53,7 +53,9 @@ def open_roles(data: ConfigDict) -> dict[str, Dataset | None]:
     found = {role: _tolerant(data, role) for role in ROLES}
     source = found["source"]
     for role, dataset in found.items():
-        if source and dataset and [c.name for c in dataset.classes] != [c.name for c in source.classes]:
+        if source is None or dataset is None or not dataset.labelled:  # the classes of images alone are not looked at
+            continue
+        if [c.name for c in dataset.classes] != [c.name for c in source.classes]:
             raise InputError(
                 f"config.data.{role} and config.data.source have different classes: "
                 "give both the same class table in config.data.classes"

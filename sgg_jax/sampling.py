@@ -133,6 +133,14 @@ def _dpm_solver(
 dpm_solver = Sampler(_dpm_solver, ddim(0.0).push)
 
 
+SAMPLERS: dict[str, Callable[[float], Sampler]] = {
+    "ddpm": lambda eta: ancestral,
+    "ddim": ddim,
+    "dpm": lambda eta: dpm_solver,
+}
+"""By name in config.translate.sampler, from config.translate.eta."""
+
+
 def step_noise(keys: Array, number: Array | int, shape: tuple[int, ...]) -> Array:
     """Standard normal noise of one step, image by image: fold_in(image's key, number). [B] keys -> [B, *shape]."""
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), shape))(keys)

@@ -15,7 +15,8 @@ from sgg_jax.experiment import Experiment
 from sgg_jax.guidance import unguided
 from sgg_jax.prediction import predictions_at
 from sgg_jax.records import write_text
-from sgg_jax.report.comparison import TITLES
+from sgg_jax.report.comparison import in_order
+from sgg_jax.report.comparison import title as title_of
 from sgg_jax.report.pictures import colorize, mistakes, overlaid, save, sheet
 from sgg_jax.report.plots import confusion
 from sgg_jax.results import SAMPLE_STEPS, SAMPLES, guide_place, guided_and_unguided, networks
@@ -133,11 +134,11 @@ def gallery_sheet(run: Experiment, rows: list[dict[str, Any]], count: int) -> An
     """A row per source image: labels, source, every method's translation, and of the last of them what the judge and
     the student see in it.
 
-    rows: of compare.json; those of the config's seed that made translations are shown.
+    rows: of compare.json; those of the config's seed that made translations are shown, of which there must be one.
     """
     made = {row["method"]: row for row in rows if row["seed"] == run.config.seed and row["translations"]}
     sets = {method: open_export(str(run.workdir / made[method]["translations"]), run.source.size)
-            for method in TITLES if method in made}  # fmt: skip
+            for method in in_order(made)}  # fmt: skip
     everywhere = set.intersection(*({dataset.name(i) for i in range(len(dataset))} for dataset in sets.values()))
     shown = [index for index in range(len(run.source)) if run.source.name(index) in everywhere][:count]
     names = [run.source.name(index) for index in shown]
@@ -147,7 +148,7 @@ def gallery_sheet(run: Experiment, rows: list[dict[str, Any]], count: int) -> An
         [example.image for example in examples],
         *([_by_name(dataset, name) for name in names] for dataset in sets.values()),
     ]
-    titles = ["labels", "source", *(TITLES[method] for method in sets)]
+    titles = ["labels", "source", *map(title_of, sets)]
     if "sgg_ptl" in sets:
         translated = columns[-1]
         for title, place in (("seen by the judge", "judge"), ("by the student", "student")):

@@ -1,5 +1,6 @@
 """The summary page of a run: report.html, from the files in its directory."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ def write_report(run: Experiment) -> Path:
     if run.stages.result("compare") is not None:
         mend = "delete it and run compare again"
         rows = read_json(run.workdir / "compare.json", {"rows": [comparison.ROW]}, mend)["rows"]
-        sections += [comparison.section(rows, run.names, FEATURES), _gallery_section(run, rows)]
+        sections.append(comparison.section(rows, run.names, FEATURES))
+        if any(row["seed"] == run.config.seed and row["translations"] for row in rows):
+            sections.append(_gallery_section(run, rows))
     if scores["networks"]:
         sections.append(_scores_section(run, scores))
     if run.stages.result("translate") is not None:
@@ -58,7 +61,10 @@ def _gallery_section(run: Experiment, rows: list[dict[str, Any]]) -> Section:
 
 def _scores_section(run: Experiment, scores: dict[str, Any]) -> Section:
     header, rows = network_rows(scores)
-    bars = {title: [value or 0.0 for value in entry["iou"].values()] for title, entry in scores["networks"].items()}
+    bars = {
+        title: [math.nan if value is None else value for value in entry["iou"].values()]
+        for title, entry in scores["networks"].items()
+    }
     table = Table(header, rows, "Target test set, percent.", dict.fromkeys(header[1:], "max"))
     blocks: list[Any] = [table, Svg(class_bars(run.names, bars, "IoU"), "IoU by class.")]
     plot, overlays = (run.workdir / "evaluation" / name for name in ("student_confusion.svg", "overlays/student.png"))

@@ -47,6 +47,8 @@ def translate_into(
     writer = TranslationWriter(str(directory), source.classes, job=hosts.token(), host=hosts.number())
     finished = writer.finished()
     missing = {index for index in indices if source.name(index) not in finished}
+    if len(missing) <= run.config.data.max_bad:  # they may be those that the run goes on without
+        missing = {index for index, _ in readable(source, sorted(missing))}
     # whole blocks: an image whose batch was cut off by a kill has its place in the same batch again; and by a number
     # that all hosts have for it, though one may see less of what is there than another
     blocks = in_blocks(indices, batch_size)

@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -25,8 +25,9 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def claim(workdir: Path, config: dict[str, Any]) -> None:
-    """Writes config.json into a new run directory; in an old one, InputError naming every field that differs."""
+def claim(workdir: Path, config: dict[str, Any], free: Collection[str] = ()) -> None:
+    """Writes config.json into a new run directory; in an old one, InputError naming every field that differs, but for
+    those that are `free` to ("a.b.c")."""
     path = workdir / "config.json"
     if not path.exists():
         try:
@@ -37,7 +38,7 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
     old, new = flatten(read_json(path, {"seed": int}, "restore it, or use a new --workdir")), flatten(config)
     changed = [
         f"{name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} now"
-        for name in sorted(old.keys() | new.keys())
+        for name in sorted((old.keys() | new.keys()).difference(free))
         if old.get(name) != new.get(name)
     ]
     if changed:

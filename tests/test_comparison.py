@@ -20,7 +20,9 @@ from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
 from sgg_jax.methods import METHODS as ALL
 from sgg_jax.pipeline import main
+from sgg_jax.records import write_json
 from sgg_jax.report.comparison import TITLES
+from sgg_jax.summary_page import write_report
 
 METHODS = ("none_plain", "none", "color", "sdedit", "sgg", "sgg_ptl", "oracle")
 
@@ -168,6 +170,17 @@ def test_a_comparison_may_grow(finished, tmp_path):
     assert set(found) == {(method, seed) for method in METHODS for seed in (0, 1)} | {("fda", 0)}
     assert found["fda", 0]["setting"] == 0.1 and found["fda", 0]["translations"] == "methods/fda-0.1/translated"
     assert found["none", 0] == rows(finished)["none", 0]
+
+
+def test_a_page_of_methods_that_translate_nothing_has_no_gallery(finished, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(finished, again)
+    record = json.loads((again / "compare.json").read_text())
+    for row in record["rows"]:
+        row["translations"] = None
+    write_json(again / "compare.json", record)
+    page = words(write_report(Experiment(config(), again)))
+    assert "The methods compared" in page and "Gallery" not in page
 
 
 def words(page: Path) -> str:

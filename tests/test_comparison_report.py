@@ -179,9 +179,16 @@ def test_csv_reads_back_unrounded():
         assert {name: None if line[name] == "" else float(line[name]) for name in values} == values
 
 
-def test_strangers_and_doubles_are_refused():
-    with pytest.raises(ValueError, match=r"no such method: \['cyclegan'\]"):
-        summary([row("cyclegan", 0, 0.5)])
+def test_variants_of_ones_own_follow_under_their_own_names():
+    rows = [*ROWS, row("focal", 0, 0.5, agreement=0.7, distance=20.0), row("blend", 0, 0.4), row("oracle", 7, 0.6)]
+    names = [line[0] for line in summary(rows)[1]]
+    assert names[-3:] == ["blend", "focal", TITLES["oracle"]] and "SGG" in names[:-3]
+    assert "focal" in markdown(rows) and "focal" in csv(rows)
+    drawn = section(rows, ["road"], "its last layer")
+    assert any("focal" in getattr(block, "svg", "") for block in drawn.blocks)
+
+
+def test_doubles_are_refused():
     with pytest.raises(ValueError, match="sgg has seed 1 twice"):
         summary([*ROWS, row("sgg", 1, 0.5)])
 

@@ -13,7 +13,9 @@ from tiny_run import copy_of, files, tiny
 
 from configs import folders
 from sgg_jax import pipeline, pretrained, stages, translated_sets
+from sgg_jax.data.dataset import Subset, Tolerant
 from sgg_jax.data.exports import open_export
+from sgg_jax.data.problems import BadFileError
 from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
 from sgg_jax.pipeline import main
@@ -104,9 +106,39 @@ def test_scoring_early_does_not_end_scoring(finished, tmp_path):
         "first guide (source only)", "judge (target labels)"
     }  # fmt: skip
     copy_of(finished, tmp_path, "train_denoiser", "adapt", "translate", "train_student")
+    with pytest.raises(InputError, match="report needs what evaluate makes"):  # of scores that are not of all this
+        main("report", config, tmp_path)
+    config.report.examples, config.evaluate.batch_size, config.data.max_bad = (
+        1,
+        2,
+        3,
+    )  # they change nothing that is made
     main("run", config, tmp_path)
     assert "student on translations" in json.loads((tmp_path / "scores.json").read_text())["networks"]
     assert "student on translations" in (tmp_path / "report.html").read_text()
+
+
+def test_what_cannot_be_translated_is_not_tried_at_every_start(finished, tmp_path, monkeypatch):
+    """A bad image that the run goes on without: nothing is computed to find it again."""
+    run = Experiment(tiny(), tmp_path)
+    run.config.data.max_bad = 1
+
+    class OneBad(Subset):
+        def __getitem__(self, index):
+            if index == 4:
+                raise BadFileError("empty", "4.png is empty")
+            return super().__getitem__(index)
+
+    run.source = Tolerant(OneBad(run.source, range(6)), 1)
+    copy_of(finished, tmp_path, "translate")
+    manifest, bad = tmp_path / "translated" / "manifest.jsonl", run.source.name(4)
+    lines = [line for line in manifest.read_text().splitlines() if json.loads(line)["name"] != bad]
+    manifest.write_text("\n".join(lines) + "\n")
+    for path in (tmp_path / "translated").rglob(f"{bad}_*"):
+        path.unlink()
+    monkeypatch.setattr(translated_sets, "translate_all", None)  # would be called
+    found = translated_sets.translate_into(run, tmp_path / "translated", None, 300, run.method(), range(6), "again")
+    assert len(found) == len(lines) == 5
 
 
 def test_the_labels_of_a_translation_are_those_of_its_source(finished):

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from tiny_run import tiny
 
-from sgg_jax import calibration, planning
+from sgg_jax import calibration, methods, pipeline, planning
 from sgg_jax.calibration import Calibration, thinned
 from sgg_jax.costs import Work, comparison_work, gradients
+from sgg_jax.data.dataset import LeftOutError
 from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
 from sgg_jax.planning import duration, plan
@@ -63,6 +64,28 @@ def test_starts_scores_and_the_report_are_counted(run, monkeypatch):
     assert rows["report: starts"].seconds == pytest.approx(donors + run.config.report.examples * 0.25)
     run.config.translate.start = "image"
     assert "translate: starts" not in [row.stage for row in plan(run, ["translate"]).rows]
+
+
+def test_starts_are_timed_without_bad_images(run, monkeypatch):
+    class Partly(list):
+        def __getitem__(self, index):
+            if index == 1:
+                raise LeftOutError("0001.png is empty")
+            return super().__getitem__(index)
+
+    monkeypatch.setattr(run, "start", lambda guide, depth: Partly(range(6)))
+    monkeypatch.setattr(run, "segmenter_params", lambda place: None)
+    assert 0 < methods.start_time(run) < 60
+
+
+def test_a_plan_is_of_its_config(run, capsys):
+    assert not pipeline._planned(run)
+    pipeline.plan(run, ["evaluate"])
+    assert pipeline._planned(run)
+    run.config.translate.steps += 1
+    assert not pipeline._planned(run)
+    (run.workdir / "plan.json").write_text("{")
+    assert not pipeline._planned(run)
 
 
 def test_a_collage_is_timed(run):

@@ -11,6 +11,7 @@ from prepared_sets import prepare
 from configs import default
 from sgg_jax.data.classes import CITYSCAPES, LABEL_IDS
 from sgg_jax.data.exports import export
+from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
 from sgg_jax.roles import open_role, open_roles
 
@@ -33,6 +34,21 @@ def config_of(root: Path, name: str):
     target.folder.fit = "stretch"
     target.tfds.directory = str(root / "prepared" / "target" / "1.0.0")
     return config
+
+
+def test_a_target_without_labels_needs_no_class_table(tmp_path):
+    """A public set's classes, and the images of one's own camera."""
+    gta5(tmp_path / "gta5", 3)
+    config = config_of(tmp_path, "cityscapes")
+    cityscapes(tmp_path / "target", {"train": 2})
+    config.data.target.name = "folder"
+    config.data.target.folder.images = str(tmp_path / "target" / "**" / "*_leftImg8bit.png")
+    config.data.target.folder.labels = ""
+    found = open_roles(config.data)
+    assert not found["target"].labelled and len(found["target"]) == 2 and len(found["source"].classes) == 19
+    config.data.test.update(name="streets", size=SIZE)
+    with pytest.raises(InputError, match=r"config.data.test and config.data.source have different classes"):
+        open_roles(config.data)
 
 
 @pytest.fixture

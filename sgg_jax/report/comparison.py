@@ -1,6 +1,6 @@
 """The methods side by side: from the rows of compare.json to tables, Markdown, CSV and a section of the page.
 
-A row is one method with one seed: {"method": a key of TITLES, "seed": int, "miou": 0..1, "per_class": {class: 0..1},
+A row is one method with one seed: {"method": a name, "seed": int, "miou": 0..1, "per_class": {class: 0..1},
 "agreement": 0..1, "distance": ..., "kid": ..., "seconds_per_image": ...}. A number that is None, not finite or not
 there is left out of means and plots; its cell is empty. The order of the rows does not matter.
 """
@@ -31,7 +31,8 @@ TITLES = {
     "sgg_ptl": "SGG + PTL",
     "oracle": "target labels (oracle)",
 }
-"""Readable names of the methods, in the order of the tables."""
+"""Readable names of the methods, in the order of the tables; variants of guidance that are not among them follow under
+their own names, before the oracle."""
 
 BARS = ("none", "sdedit", "sgg", "sgg_ptl", "oracle")  # the methods whose classes are drawn
 HEADER = [
@@ -65,6 +66,17 @@ _COLORS = {
     "sgg_ptl": "#2b9a5e",
     "oracle": "#8a6ed6",
 }
+_OTHER = "#b3372f"  # of variants without a title
+
+
+def title(method: str) -> str:
+    return TITLES.get(method, method)
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Methods as the tables have them."""
+    known = list(TITLES)
+    return sorted(methods, key=lambda name: (known.index(name if name in TITLES else "oracle"), name in TITLES, name))
 
 
 def summary(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -82,7 +94,7 @@ def summary(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         [_seconds(group) for group in groups.values()],
         [str(len(group)) for group in groups.values()],
     ]
-    return HEADER, [[TITLES[method], *cells] for method, *cells in zip(groups, *columns, strict=True)]
+    return HEADER, [[title(method), *cells] for method, *cells in zip(groups, *columns, strict=True)]
 
 
 def class_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -98,7 +110,7 @@ def class_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     for method, group in _grouped(rows).items():
         values = [_subset_values(group, members) for members in subsets.values()]
         values += [_class_values(group, name) for name in names]
-        lines.append([TITLES[method], *(_shown(found, 1, with_spread=False) for found in values)])
+        lines.append([title(method), *(_shown(found, 1, with_spread=False) for found in values)])
     return ["IoU, %", *subsets, *names], lines
 
 
@@ -149,8 +161,8 @@ def _class_plot(groups: Mapping[str, Sequence[Row]], names: Sequence[str]) -> Sv
     values, spread = {}, {}
     for method, group in groups.items():
         numbers = [_class_values(group, name) for name in names]
-        values[TITLES[method]] = [fmean(found) if found else math.nan for found in numbers]
-        spread[TITLES[method]] = [stdev(found) if len(found) > 1 else math.nan for found in numbers]
+        values[title(method)] = [fmean(found) if found else math.nan for found in numbers]
+        spread[title(method)] = [stdev(found) if len(found) > 1 else math.nan for found in numbers]
     plot = class_bars(names, values, "IoU / %", spread, [_COLORS[method] for method in groups])
     everything = [row for group in groups.values() for row in group]
     return Svg(plot, f"IoU by class on the target's test images; {_over(everything)}. A dash: no value.")
@@ -160,10 +172,10 @@ def _trade_plot(groups: Mapping[str, Sequence[Row]], features: str) -> Svg:
     points = {method: _points(group) for method, group in groups.items()}
     shown = [method for method in points if points[method]]
     plot = scatter(
-        {TITLES[method]: points[method] for method in shown},
+        {title(method): points[method] for method in shown},
         "Fréchet distance to the target",
         "agreement with the labels / %",
-        colors=[_COLORS[method] for method in shown],
+        colors=[_COLORS.get(method, _OTHER) for method in shown],
     )
     caption = (
         "What a translation has to weigh: keeping the content that the labels describe (up) and looking like the "
@@ -186,12 +198,10 @@ def _over(rows: Sequence[Row]) -> str:
 
 
 def _grouped(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows of every method, by seed, in the order of TITLES. Raises ValueError at a stranger or a double."""
-    if strangers := {row["method"] for row in rows} - set(TITLES):
-        raise ValueError(f"no such method: {sorted(strangers)}, they are {list(TITLES)}")
-    groups: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (list(TITLES).index(row["method"]), row["seed"])):
-        group = groups.setdefault(row["method"], [])
+    """The rows of every method, by seed, in the order of the tables. Raises ValueError at a double."""
+    groups: dict[str, list[Row]] = {method: [] for method in in_order({row["method"] for row in rows})}
+    for row in sorted(rows, key=lambda row: int(row["seed"])):
+        group = groups[row["method"]]
         if group and group[-1]["seed"] == row["seed"]:
             raise ValueError(f"{row['method']} has seed {row['seed']} twice")
         group.append(row)
