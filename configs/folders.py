@@ -27,6 +27,7 @@ def get_config():
         ("car", (6,), (0, 0, 142)),
         ("pole", (7,), (153, 153, 153)),
     )
+    config.data.workers = 4  # threads that decode images
     config.data.source.name = "folder"
     config.data.target.name = "folder"
     config.denoiser.weights = ""  # the shipped one knows streets

@@ -58,8 +58,12 @@ def check(run: Experiment) -> None:
         devices.split_mesh(run.everywhere, run.recipe(section).weight_shards)
     _ = run.datasets
     check_depths(c.adapt.depths)
-    for depth in (*c.adapt.depths, c.translate.depth):
-        run.schedule(depth)
+    for field, depths in (("adapt.depths", c.adapt.depths), ("translate.depth", (c.translate.depth,))):
+        for depth in depths:
+            try:
+                run.schedule(depth)
+            except InputError as error:
+                raise InputError(f"config.{field}, config.translate.steps: {error}") from error
     _ = run.method(), run.strength("source"), run.strength("student"), run.denoiser_constants(), run.views
     if c.segmenter.as_it_is and not is_directory(c.segmenter.network):
         raise InputError(

@@ -255,9 +255,9 @@ def translate_all(
             batches += [(placed, begun([row for row, _ in placed], fits)) for placed in parts]
         before, running = running, (examples, batches)
         if before is not None:
-            yield from _finished(*before)
+            yield from _finished(dataset, *before)
     if running is not None:
-        yield from _finished(*running)
+        yield from _finished(dataset, *running)
 
 
 def in_blocks(indices: Iterable[int], batch_size: int) -> list[list[int]]:
@@ -284,7 +284,7 @@ def _placed(blocks: list[list[Row]], few: int, devices: int) -> Iterator[list[Pl
 
 
 def _finished(
-    blocks: list[list[Row]], batches: list[tuple[list[Placed], tuple[Array, Array, Array]]]
+    dataset: Dataset, blocks: list[list[Row]], batches: list[tuple[list[Placed], tuple[Array, Array, Array]]]
 ) -> Iterator[list[Translated]]:
     """A list for every block, from what the batches that its rows are in came to."""
     found = {}
@@ -295,7 +295,7 @@ def _finished(
                 continue
             if not np.isfinite(ratios[place]).all():
                 raise InputError(
-                    f"the translation of image {index} is not finite: lower translate.scale, or set "
+                    f"the translation of {dataset.name(index)} is not finite: lower translate.scale, or set "
                     "translate.clip_ratio; where it is not guided, look at its denoiser's weights"
                 )
             labels = example.known_labels()

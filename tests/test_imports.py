@@ -13,6 +13,7 @@ ORDER = [
     "errors",
     "stopping",
     "compiler",
+    "cpu",
     "data",
     "roles",
     "ranges",
