@@ -56,6 +56,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dpm 3, lcg every 3rd": {**FIVE, "sampler": "dpm", "steps": 3, "lcg_every": 3},
 }
 """Fields of config.translate; scale and clip_ratio are those of configs/default.py."""
+PRESETS = {"ddpm 250": "paper", "ddpm 12": "balanced", "ddpm 5": "fast"}
+"""Settings that configs/presets.py has, and its names for them."""
 STUDY = (
     "64 source images, guides and judge of 400 steps of 16, three rounds of PTL of 150, students of 150 of 8, "
     "200 test images, depth 250"
@@ -138,11 +140,17 @@ def table(workdir: Path, out: Path, plot: Path | None) -> None:
         cost = seconds[name][0]
         points[name] = (cost, float(miou.mean()), deviation(miou))
         scores = (f"{values.mean():.1f} ± {deviation(values):.1f}" for values in (miou, agreement))
-        lines.append(harness.line(name, f"{cost:.3f}", f"{slowest / cost:.1f}", *scores, len(own)))
+        lines.append(harness.line(title(name), f"{cost:.3f}", f"{slowest / cost:.1f}", *scores, len(own)))
     print("\n".join(lines))
     write_json(out, {"study": STUDY, "settings": SETTINGS, "rows": rows, **timed})
     if plot is not None:
         draw(points, plot)
+
+
+def title(name: str) -> str:
+    """A setting in words."""
+    spacing = ", trailing" if SETTINGS[name]["spacing"] == "trailing" else ""
+    return f"{name}{spacing}{f' ({PRESETS[name]})' if name in PRESETS else ''}"
 
 
 def deviation(values: np.ndarray) -> float:
@@ -156,7 +164,7 @@ def draw(points: dict[str, tuple[float, float, float]], path: Path) -> None:
     axes = figure.add_subplot()
     best, front = -np.inf, []
     for number, (name, (x, y, spread)) in enumerate(sorted(points.items(), key=lambda item: item[1][0])):
-        axes.errorbar(x, y, yerr=spread, fmt="o", ms=12, color="#3f83d6", capsize=3, label=f"{number}  {name}")
+        axes.errorbar(x, y, yerr=spread, fmt="o", ms=12, color="#3f83d6", capsize=3, label=f"{number}  {title(name)}")
         axes.annotate(str(number), (x, y), ha="center", va="center", color="white", fontsize=8, zorder=9)
         if y > best:
             best, front = y, [*front, (x, y)]

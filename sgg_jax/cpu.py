@@ -42,16 +42,16 @@ def pin_threads() -> None:
     """
     if sys.platform != "linux" or os.environ.get("SGG_JAX_PIN_THREADS", "").lower() == "false":
         return
-    pool, cores = pool_threads(), sorted(os.sched_getaffinity(0))
-    if len(pool) == len(cores):
-        for thread, core in zip(pool, cores, strict=True):
-            os.sched_setaffinity(thread, {core})
+    try:
+        pool, cores = pool_threads(), sorted(os.sched_getaffinity(0))
+        if len(pool) == len(cores):
+            for thread, core in zip(pool, cores, strict=True):
+                os.sched_setaffinity(thread, {core})
+    except OSError:  # a sandbox that does not tell, or does not let
+        return
 
 
 def pool_threads() -> list[int]:
-    """Numbers of this process's threads in which XLA computes; [] where the system does not tell."""
-    try:
-        tasks = list(Path("/proc/self/task").iterdir())
-        return sorted(int(task.name) for task in tasks if (task / "comm").read_text().strip() == POOL)
-    except OSError:
-        return []
+    """Numbers of this process's threads in which XLA computes."""
+    tasks = Path("/proc/self/task").iterdir()
+    return sorted(int(task.name) for task in tasks if (task / "comm").read_text().strip() == POOL)

@@ -71,6 +71,16 @@ def test_each_thread_of_the_pool_has_its_core():
         assert free.startswith(f"[{cores}, ") or free == f"[{cores}] {cores}"
 
 
+@linux
+def test_a_sandbox_that_forbids_it_is_left_alone(monkeypatch):
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(cpu, "pool_threads", lambda: sorted(os.sched_getaffinity(0)))
+    monkeypatch.setattr(cpu.os, "sched_setaffinity", refused)
+    cpu.pin_threads()
+
+
 def test_other_systems_are_left_alone(monkeypatch):
     monkeypatch.setattr(cpu.sys, "platform", "darwin")
     monkeypatch.setattr(cpu.ctypes, "CDLL", None)

@@ -19,8 +19,8 @@ def test_rows_of_seeds_become_a_line_each_and_a_plot(tmp_path, capsys):
     few_steps.table(tmp_path, tmp_path / "few.json", tmp_path / "few.png")
     lines = capsys.readouterr().out.splitlines()[2:]
     assert [line.split(" | ") for line in lines] == [
-        ["| ddpm 250", "16.000", "1.0", "47.0 ± 1.4", "23.5 ± 0.7", "2 |"],
-        ["| ddpm 12", "0.500", "32.0", "48.0 ± 1.4", "24.0 ± 0.7", "2 |"],
+        ["| ddpm 250 (paper)", "16.000", "1.0", "47.0 ± 1.4", "23.5 ± 0.7", "2 |"],
+        ["| ddpm 12 (balanced)", "0.500", "32.0", "48.0 ± 1.4", "24.0 ± 0.7", "2 |"],
     ]  # dpm 3 was not timed, ddpm 5 not trained
     found = json.loads((tmp_path / "few.json").read_text())
     assert len(found["rows"]) == 6 and found["seconds_per_image"]["ddpm 12"] == pytest.approx(seconds["ddpm 12"])
