@@ -179,6 +179,7 @@ def test_a_page_of_methods_that_translate_nothing_has_no_gallery(finished, tmp_p
     for row in record["rows"]:
         row["translations"] = None
     write_json(again / "compare.json", record)
+    main("evaluate", config(), again)
     page = words(write_report(Experiment(config(), again)))
     assert "The methods compared" in page and "Gallery" not in page
 

@@ -5,7 +5,6 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -88,12 +87,6 @@ def readable(dataset: Dataset, indices: Iterable[int]) -> Iterator[tuple[int, Ex
         yield index, example
 
 
-@cache
-def _tell(text: str) -> None:
-    """Once a process, however often a set is opened."""
-    print(f"left out: {text}", file=sys.stderr, flush=True)
-
-
 class Tolerant:
     """A data set of which up to `max_bad` examples may be unusable: each is named on stderr once, then left out.
 
@@ -113,7 +106,7 @@ class Tolerant:
             counted = ", ".join(f"{number} x {category}" for category, number in sorted(counts.items()))
             raise InputError(f"{counted}; the first: {found[0].text}{self._advice()}")
         for problem in found:
-            _tell(problem.text)
+            self._tell(problem.text)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -135,8 +128,11 @@ class Tolerant:
             if len(self._bad) > self._max_bad:
                 raise InputError(f"{error}{self._advice()}") from error
             if new:
-                _tell(str(error))
+                self._tell(str(error))
             raise LeftOutError(str(error)) from error
+
+    def _tell(self, text: str) -> None:
+        print(f"left out: {text}", file=sys.stderr, flush=True)
 
     def _advice(self) -> str:
         return f" (config.data.max_bad is {self._max_bad}: a run goes on without so many; check_data lists all)"
