@@ -23,7 +23,6 @@ from sgg_jax import guidance  # noqa: E402
 from sgg_jax.accumulation import groups_of  # noqa: E402
 from sgg_jax.calibration import thinned  # noqa: E402
 from sgg_jax.costs import gradients  # noqa: E402
-from sgg_jax.cpu import pin_threads  # noqa: E402
 from sgg_jax.devices import platform, replicate, shard  # noqa: E402
 from sgg_jax.experiment import Experiment  # noqa: E402
 from sgg_jax.models import flops, named  # noqa: E402
@@ -88,7 +87,6 @@ class Ours:
         self.run = Experiment(config, Path("unused"))  # nothing is written
         alone = dict(axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
         self.run.mesh = jax.make_mesh((1,), ("data",), **alone)  # PyTorch's side has one device, too
-        pin_threads()  # as devices.local_mesh does
         size = config.translate.batch_size
         few = [self.run.source[index] for index in range(size)]
         self.image = np.stack([example.image for example in few])

@@ -3,7 +3,6 @@ splits its weights."""
 
 import math
 import os
-from functools import cache
 from typing import Any
 
 import jax
@@ -11,7 +10,6 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sgg_jax.cpu import pin_threads
 from sgg_jax.errors import InputError
 from sgg_jax.types import Array
 
@@ -34,23 +32,14 @@ def data_mesh() -> Mesh:
 
     jax.make_mesh would put a TPU's in the order of its wires, where hosts take turns.
     """
-    _settle()
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def local_mesh() -> Mesh:
     """This host's devices along the axis `data`."""
-    _settle()
     devices = jax.local_devices()
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-
-
-@cache
-def _settle() -> None:
-    """The threads of CPUs, once their devices are there."""
-    if jax.default_backend() == "cpu":
-        pin_threads()
 
 
 SPLIT_FROM = 2**16

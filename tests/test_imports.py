@@ -13,7 +13,7 @@ ORDER = [
     "errors",
     "stopping",
     "compiler",
-    "cpu",
+    "memory",
     "data",
     "roles",
     "ranges",
