@@ -65,7 +65,8 @@ def check_data(config: ConfigDict, workdir: Path) -> int:
             continue
         if dataset is None:
             continue
-        classes[role] = [info.name for info in dataset.classes]
+        if dataset.labelled:  # of others a run does not look at the classes
+            classes[role] = [info.name for info in dataset.classes]
         title = _title(config.data, role)
         summary = _check_role(dataset, config.data, role, directory, title)
         report[role] = {"set": title, **summary.record()}
@@ -179,7 +180,9 @@ def _conclusion(
     first, *others = classes or [""]
     other = [role for role in others if classes[role] != classes[first]]
     if other:
-        lines.append(f"note: {', '.join(other)} and {first} have different classes: a run needs the same in all roles")
+        lines.append(
+            f"note: {', '.join(other)} and {first} have different classes: a run needs the same in all that have labels"
+        )
     number = f"{len(errors)} errors" if len(errors) != 1 else "1 error"
     lines.append(f"{number if errors else 'no errors'}; all of it in {directory / 'report.json'}, pictures beside it")
     return "\n".join(lines)

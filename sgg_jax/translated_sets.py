@@ -1,7 +1,7 @@
 """Translating a data set into a directory: what is missing there, and a manifest of how each image was made."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,7 @@ def translate_into(
     source, batch_size = run.source, run.config.translate.batch_size
     writer = TranslationWriter(str(directory), source.classes, job=hosts.token(), host=hosts.number())
     finished = writer.finished()
-    missing = {index for index in indices if source.name(index) not in finished}
-    if len(missing) <= run.config.data.max_bad:  # they may be those that the run goes on without
-        missing = {index for index, _ in readable(source, sorted(missing))}
+    missing = _missing(source, indices, finished, run.config.data.max_bad)
     # whole blocks: an image whose batch was cut off by a kill has its place in the same batch again; and by a number
     # that all hosts have for it, though one may see less of what is there than another
     blocks = in_blocks(indices, batch_size)
@@ -102,6 +100,14 @@ def translate_into(
         _clear(directory)
     _check_manifest(directory, [source.name(index) for index in indices], run.config.data.max_bad, keep)
     return open_export(str(directory), source.size)
+
+
+def _missing(source: Dataset, indices: Sequence[int], finished: Collection[str], max_bad: int) -> set[int]:
+    """Indices that are to be translated. Where they are few, those that the run goes on without are not among them."""
+    missing = {index for index in indices if source.name(index) not in finished}
+    if len(missing) > max_bad:
+        return missing
+    return {index for index, _ in readable(source, sorted(missing))}
 
 
 def _check_manifest(directory: Path, names: list[str], max_bad: int, keep: float) -> None:

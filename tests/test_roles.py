@@ -11,6 +11,7 @@ from prepared_sets import prepare
 from configs import default
 from sgg_jax.data.classes import CITYSCAPES, LABEL_IDS
 from sgg_jax.data.exports import export
+from sgg_jax.data_stages import check_data
 from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
 from sgg_jax.roles import open_role, open_roles
@@ -36,7 +37,7 @@ def config_of(root: Path, name: str):
     return config
 
 
-def test_a_target_without_labels_needs_no_class_table(tmp_path):
+def test_a_target_without_labels_needs_no_class_table(tmp_path, capsys):
     """A public set's classes, and the images of one's own camera."""
     gta5(tmp_path / "gta5", 3)
     config = config_of(tmp_path, "cityscapes")
@@ -46,7 +47,12 @@ def test_a_target_without_labels_needs_no_class_table(tmp_path):
     config.data.target.folder.labels = ""
     found = open_roles(config.data)
     assert not found["target"].labelled and len(found["target"]) == 2 and len(found["source"].classes) == 19
+    check_data(config, tmp_path / "run")
+    assert "different classes" not in capsys.readouterr().out
     config.data.test.update(name="streets", size=SIZE)
+    config.data.test.streets.count = 2
+    check_data(config, tmp_path / "run")
+    assert "note: test and source have different classes" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"config.data.test and config.data.source have different classes"):
         open_roles(config.data)
 
