@@ -17,12 +17,14 @@ from sgg_jax.models.layers import (
     Downsample,
     GroupNorm,
     ResBlock,
+    Upsample,
     attend,
     conv2d,
     depth_to_space,
     repeat_pixels,
     softmax,
     space_to_depth,
+    upsampled_conv2d,
 )
 
 KERNELS = [(1, 1), (3, 3), (5, 1)]
@@ -206,6 +208,55 @@ def test_depth_to_space_is_the_inverse(block):
     np.testing.assert_array_equal(depth_to_space(space_to_depth(x, block), block), x)
     deep = draw(2, 2, 3, 2 * block**2)
     np.testing.assert_array_equal(space_to_depth(depth_to_space(deep, block), block), deep)
+
+
+def repeated(x):
+    return x.repeat(2, 1).repeat(2, 2)
+
+
+def test_upsampled_conv2d_is_the_literal_loop_over_repeated_pixels():
+    x, kernel = draw(2, 3, 4, 3), draw(3, 3, 3, 2)
+    np.testing.assert_allclose(upsampled_conv2d(x, kernel), literal_conv(repeated(x), kernel), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("images", [2, MANY])
+def test_upsampled_conv2d_gradients_are_those_of_repeating_and_convolving(images):
+    x, kernel, weight = draw(images, 3, 4, 3), draw(3, 3, 3, 2), draw(images, 6, 8, 2)
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(
+            jnp.repeat(jnp.repeat(x, 2, 1), 2, 2), kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def gradients(conv):
+        return jax.jit(jax.grad(lambda x, kernel: jnp.sum(jnp.sin(conv(x, kernel)) * weight), (0, 1)))(x, kernel)
+
+    for ours, theirs in zip(gradients(upsampled_conv2d), gradients(plain), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_upsampled_conv2d_saves_five_ninths_of_the_products():
+    x, kernel = jnp.zeros((1, 64, 64, 16)), jnp.zeros((3, 3, 16, 16))
+
+    def flops(function):
+        return jax.jit(function).lower(x, kernel).cost_analysis()["flops"]
+
+    plain = flops(lambda x, kernel: conv2d(repeat_pixels(x), kernel))
+    assert flops(upsampled_conv2d) == pytest.approx(4 / 9 * plain, rel=0.02)
+
+
+def test_upsampled_conv2d_sums_its_taps_before_they_are_rounded():
+    """Taps that cancel in float32, but not once each is rounded to bfloat16."""
+    kernel = np.zeros((3, 3, 1, 1), np.float32)
+    kernel[1, 1], kernel[1, 2] = 1 + 2**-10, -1
+    x = jnp.ones((1, 1, 1, 1), jnp.bfloat16)
+    np.testing.assert_array_equal(np.ravel(upsampled_conv2d(x, kernel)), [2**-10, 1, 2**-10, 1])
+
+
+def test_upsample_is_convolution_and_bias_of_repeated_pixels():
+    layer, x = made(Upsample, 3, 4, 3), draw(2, 3, 4, 3)
+    assert layer.bias[...].any()
+    np.testing.assert_allclose(layer(x), literal_layer(layer, repeated(x)), rtol=1e-5, atol=1e-5)
 
 
 def test_repeat_pixels_is_numpy_repeat():

@@ -7,7 +7,7 @@ from flax import nnx
 from jax import lax
 
 from sgg_jax.models.convolutions import AtrousConv
-from sgg_jax.models.layers import Array, Conv, Linear, Rng, attend, channel_mean, repeat_pixels
+from sgg_jax.models.layers import Array, Conv, Linear, Rng, Upsample, attend, channel_mean, repeat_pixels
 
 
 def average_pool(x: Array) -> Array:
@@ -68,7 +68,8 @@ class ResBlock(nnx.Module):
     ):
         self.direction, self.scale_shift_norm = direction, scale_shift_norm
         self.norm1 = GroupNorm(inputs)
-        self.conv1 = Conv(inputs, outputs, 3, dtype=dtype, rng=rng)
+        first: type[Conv] = Upsample if direction == "up" else Conv
+        self.conv1 = first(inputs, outputs, 3, dtype=dtype, rng=rng)
         self.modulation = Linear(embedding, (2 if scale_shift_norm else 1) * outputs, rng=rng)
         self.norm2 = GroupNorm(outputs)
         self.conv2 = Conv(outputs, outputs, 3, dtype=dtype, rng=rng, gain=0.0)
@@ -76,9 +77,11 @@ class ResBlock(nnx.Module):
 
     def __call__(self, x: Array, embedding: Array) -> Array:
         h = jax.nn.silu(self.norm1(x))
-        if self.direction:
-            h, x = RESIZE[self.direction](h), RESIZE[self.direction](x)
+        if self.direction == "down":
+            h = average_pool(h)
         h = self.conv1(h)
+        if self.direction:
+            x = RESIZE[self.direction](x)
         modulation = self.modulation(jax.nn.silu(embedding))
         if self.scale_shift_norm:
             scale, shift = jnp.split(modulation, 2, axis=-1)
@@ -135,9 +138,10 @@ class Resize(nnx.Module):
 
     def __init__(self, channels: int, *, direction: str, learned: bool, dtype: str, rng: Rng):
         self.direction = direction
-        self.conv = AtrousConv(channels, channels, 3, dtype=dtype, rng=rng) if learned else None
+        kind: type[Conv] = AtrousConv if direction == "down" else Upsample
+        self.conv = kind(channels, channels, 3, dtype=dtype, rng=rng) if learned else None
 
     def __call__(self, x: Array) -> Array:
         if self.conv is None:
             return RESIZE[self.direction](x)
-        return self.conv(x, stride=2) if self.direction == "down" else self.conv(repeat_pixels(x))
+        return self.conv(x, stride=2) if isinstance(self.conv, AtrousConv) else self.conv(x)

@@ -31,45 +31,78 @@ def lecun_normal(rng: Rng, shape: tuple[int, ...], gain: float = 1.0) -> np.ndar
     return rng.standard_normal(shape, np.float32) * np.float32(gain / np.prod(shape[:-1]) ** 0.5)
 
 
-def _conv(x: Array, kernel: Array) -> Array:
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+Edges = tuple[tuple[int, int], tuple[int, int]]
+"""Zeros above and below, left and right of an image."""
 
 
-@jax.custom_vjp
-def conv2d(x: Array, kernel: Array) -> Array:
-    """Stride-1 SAME convolution, odd kernel sizes. [B,H,W,I], [h,w,I,O] -> [B,H,W,O].
-
-    Its input gradient is written as the forward convolution that it is: JAX's own transpose is 6-10 times slower on
-    XLA:CPU inside a loop, where every guided step runs. Reverse-mode only.
-    """
-    return _conv(x, kernel)
+def _plain(x: Array, kernel: Array, edges: Edges) -> Array:
+    return lax.conv_general_dilated(x, kernel, (1, 1), edges, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def _conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _conv(x, kernel), (x, kernel)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x: Array, kernel: Array, edges: Edges) -> Array:
+    """Stride-1 convolution. Its input gradient is written as the forward convolution that it is: JAX's own transpose is
+    6-10 times slower on XLA:CPU inside a loop, where every guided step runs. Reverse-mode only."""
+    return _plain(x, kernel, edges)
 
 
-def _conv_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+def _conv_forward(x: Array, kernel: Array, edges: Edges) -> tuple[Array, tuple[Array, Array]]:
+    return _plain(x, kernel, edges), (x, kernel)
+
+
+def _conv_backward(edges: Edges, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    dx = _conv(g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-    return dx, _kernel_gradient(x, kernel, g)
+    (above, below), (left, right) = edges
+    down, across = kernel.shape[0] - 1, kernel.shape[1] - 1
+    turned = (down - above, down - below), (across - left, across - right)
+    dx = _plain(g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), turned)
+    return dx, _kernel_gradient(x, kernel, g, edges)
 
 
 MANY = 8
 """Images from which on XLA:CPU's weight gradients do not gain by written-out edges."""
 
 
-def _kernel_gradient(x: Array, kernel: Array, g: Array) -> Array:
+def _kernel_gradient(x: Array, kernel: Array, g: Array, edges: Edges) -> Array:
     """Of [h,w,I,O], from [B,H,W,I] and [B,H,W,O]; on a CPU, few images get their edges of zeros written out first."""
     if jax.default_backend() == "cpu" and len(x) < MANY:
-        rows, columns = (size // 2 for size in kernel.shape[:2])
-        x = jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+        x = jnp.pad(x, ((0, 0), *edges, (0, 0)))
         return lax.conv_general_dilated(x, g, (1, 1), "VALID", dimension_numbers=("CHWN", "IHWO", "HWNC"))
-    found: Array = jax.linear_transpose(lambda k: _conv(x, k), kernel)(g)[0]
+    found: Array = jax.linear_transpose(lambda k: _plain(x, k, edges), kernel)(g)[0]
     return found
 
 
-conv2d.defvjp(_conv_forward, _conv_backward)
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def conv2d(x: Array, kernel: Array) -> Array:
+    """Stride-1 SAME convolution, odd kernel sizes. [B,H,W,I], [h,w,I,O] -> [B,H,W,O]. Reverse-mode only."""
+    rows, columns = (size // 2 for size in kernel.shape[:2])
+    return _conv(x, kernel, ((rows, rows), (columns, columns)))
+
+
+def upsampled_conv2d(x: Array, kernel: Array) -> Array:
+    """`conv2d(repeat_pixels(x), kernel)` for a 3x3 kernel, to rounding: [B,H,W,I], [3,3,I,O] -> [B,2H,2W,O].
+
+    Of the three rows of taps, two always see the same row of x, and so do columns: a pixel of each of the four places
+    in a block is a convolution of x by 2x2 sums of taps (taken in the kernel's dtype, then x's). 4/9 of the products.
+    Reverse-mode only.
+    """
+    b, h, w, _ = x.shape
+
+    def at(row: int, column: int) -> Array:
+        taps = _half_taps(_half_taps(kernel, 0, row), 1, column).astype(x.dtype)
+        return _conv(x, taps, ((1 - row, row), (1 - column, column)))
+
+    places = [at(row, column) for row in (0, 1) for column in (0, 1)]
+    blocks = jnp.stack(places, axis=3).reshape(b, h, w, 2, 2, -1)
+    return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, -1)
+
+
+def _half_taps(kernel: Array, axis: int, place: int) -> Array:
+    """Three taps along an axis as two, for the first or the second pixel of two that repeat one."""
+    first, middle, last = jnp.split(kernel, 3, axis)
+    return jnp.concatenate([first + middle, last] if place else [first, middle + last], axis)
 
 
 def computed_once(x: Arrays) -> Arrays:
@@ -199,6 +232,13 @@ class Conv(nnx.Module):
         if kernel.shape[:2] == (1, 1):
             return add_bias(x @ kernel[0, 0], bias)
         return add_bias(conv2d(x, kernel), bias)
+
+
+class Upsample(Conv):
+    """Convolution, of size 3, of the image whose pixels are repeated: [B,H,W,I] -> [B,2H,2W,O]."""
+
+    def __call__(self, x: Array) -> Array:
+        return add_bias(upsampled_conv2d(x.astype(self.dtype), self.kernel[...]), self.bias[...].astype(self.dtype))
 
 
 class Linear(nnx.Module):

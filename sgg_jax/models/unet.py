@@ -14,8 +14,8 @@ from sgg_jax.models.layers import (
     Linear,
     ResBlock,
     Rng,
+    Upsample,
     depth_to_space,
-    repeat_pixels,
     space_to_depth,
 )
 
@@ -82,7 +82,7 @@ class UNet(nnx.Module):
                 channels = width
             up.append(nnx.List(row))
         self.up = nnx.List(up)
-        self.grow = nnx.List([Conv(w, w, 3, dtype=dtype, rng=rng) for w in reversed(widths[1:])])
+        self.grow = nnx.List([Upsample(w, w, 3, dtype=dtype, rng=rng) for w in reversed(widths[1:])])
         self.norm = GroupNorm(channels + widths[0])
         self.out = Conv(channels + widths[0], 3 * patch**2, 3, dtype=dtype, rng=rng, gain=0.0)
 
@@ -117,7 +117,7 @@ class UNet(nnx.Module):
             h = skips[-1]
         h = self.middle[2](self.middle[1](self.middle[0](h, embedding)), embedding)
         for row, grow in zip(self.up[:-1], self.grow, strict=True):
-            h = grow(repeat_pixels(self._up(row, h, skips, embedding)))
+            h = grow(self._up(row, h, skips, embedding))
         return h
 
     def _leave(self, h: Array, skips: list[Array], embedding: Array) -> Array:
