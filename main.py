@@ -124,7 +124,7 @@ def main() -> int:
             raise InputError(f"--workdir {arguments.workdir} is a file: name a directory")
         if arguments.stage in DATA_STAGES:
             return run_data_stage(arguments.stage, config, arguments.workdir)
-        open_roles(config.data)  # a wrong path is told before jax is imported, which takes seconds
+        datasets = open_roles(config.data)  # a wrong path is told before jax is imported, which takes seconds
         from sgg_jax.devices import check_there
         from sgg_jax.hosts import connect
 
@@ -132,7 +132,8 @@ def main() -> int:
         check_there()
         from sgg_jax.pipeline import main as run
 
-        run(arguments.stage, config, arguments.workdir, shlex.join(["python", "main.py", *sys.argv[1:]]))
+        command = shlex.join(["python", "main.py", *sys.argv[1:]])
+        run(arguments.stage, config, arguments.workdir, command, datasets)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

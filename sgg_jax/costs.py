@@ -10,6 +10,7 @@ from sgg_jax.data.dataset import VOID, Dataset, readable
 from sgg_jax.experiment import Experiment
 from sgg_jax.guidance import GUIDING
 from sgg_jax.results import HELD_OUT_LEVELS, SAMPLE_STEPS, SAMPLES
+from sgg_jax.sampling import SAMPLERS
 from sgg_jax.schedule import NoiseSchedule
 
 
@@ -178,8 +179,7 @@ def gradients(config: ConfigDict, schedule: NoiseSchedule) -> np.ndarray:
     step = np.asarray(schedule.table.step)[:count][::-1]
     low, high = (round(share * config.denoiser.total) for share in c.interval)
     taken = (done % c.gradient_every == 0) & (low <= step) & (step < high) & (c.guidance != "none")
-    if c.sampler == "ddpm":
-        taken[-1] = False  # guidance.where_it_moves
+    taken &= np.asarray(SAMPLERS[c.sampler](c.eta).push(schedule.table))[:count][::-1] > 0  # guidance.where_it_moves
     local = {"lcg": taken, "sgg": taken & (turn % c.lcg_every == c.lcg_every - 1)}.get(c.guidance, taken & False)
     return np.array([taken.sum() - local.sum(), local.sum()], float)
 

@@ -66,12 +66,14 @@ class Experiment:
         self._outlines: dict[str, tuple[Apply, Params]] = {}  # of segmenters, by what the config names them
 
     def with_seed(self, seed: int) -> "Experiment":
-        """The same run from another seed, in a directory below this one's, with this one's denoiser and judge."""
+        """The same run from another seed, in a directory below this one's, with this one's data, denoiser and judge."""
         if seed == self.config.seed:
             return self
         config = self.config.copy_and_resolve_references()
         config.seed = seed
-        return Experiment(config, self.workdir / "seeds" / str(seed), self.command, self.shared)
+        other = Experiment(config, self.workdir / "seeds" / str(seed), self.command, self.shared)
+        other.datasets = self.datasets
+        return other
 
     def about(self, dataset: Dataset) -> dict[str, Any]:
         """What the checkpoints of a training on that data set tell of their run: config, code, and the data's names."""
@@ -327,9 +329,7 @@ class Experiment:
         c = self.config.translate
         variants = guidance.VARIANTS | {"sgg": guidance.semantic_gradients(c.lcg_every)}
         guide = choose(variants, variant or c.guidance, "translate.guidance")
-        if c.sampler == "ddpm":
-            guide = guidance.where_it_moves(guide)
-        guide = choose(guidance.LOOKS, c.look, "translate.look")(guide)
+        guide = choose(guidance.LOOKS, c.look, "translate.look")(guidance.where_it_moves(guide))
         if c.blur:
             guide = guidance.blurred(guide, c.blur)
         if c.chroma != 1.0:

@@ -138,7 +138,8 @@ GUIDING = tuple(name for name in VARIANTS if name != "none")
 
 @cache
 def where_it_moves(guidance: Guidance) -> Guidance:
-    """No gradient where nothing would come of it: in the last ancestral step, whose Sigma is 0. Costs no pass there."""
+    """No gradient where the sampler would not move x by it: in the last ancestral step, whose Sigma is 0. Costs no pass
+    there."""
 
     def guide(point: Point) -> Array:
         return jax.lax.cond(point.push > 0, guidance, unguided, point)

@@ -188,7 +188,6 @@ def joined(workdir: Path) -> Iterator[None]:
 
     InputError where another job holds it, or where the hosts do not see the same directory.
     """
-    global _job
     if count() == 1:
         with alone(workdir):
             yield

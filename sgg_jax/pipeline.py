@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from sgg_jax import hosts, stopping
 from sgg_jax.checks import check, claim
 from sgg_jax.comparison import Comparison, compare
+from sgg_jax.data.dataset import Dataset
 from sgg_jax.data.exports import export
 from sgg_jax.data.writer import CITYSCAPES, FOLDERS
 from sgg_jax.errors import InputError
@@ -203,9 +204,16 @@ WHOLE: dict[str, Callable[[Experiment], None]] = {
 """What is more than one stage, or none."""
 
 
-def main(stage: str, config: ConfigDict, workdir: Path, command: str = "") -> None:
-    """Runs `stage` ("run" for all of them) of `config` in `workdir`; `command` is recorded where results are."""
+def main(
+    stage: str, config: ConfigDict, workdir: Path, command: str = "", datasets: dict[str, Dataset | None] | None = None
+) -> None:
+    """Runs `stage` ("run" for all of them) of `config` in `workdir`; `command` is recorded where results are.
+
+    datasets: of config.data by role, where they are open already.
+    """
     run = Experiment(config, workdir, command)
+    if datasets is not None:
+        run.datasets = datasets
     if stage == "plan":  # so that a plan that is too dear can be changed
         check(run)
         return plan(run) if hosts.leads() else None

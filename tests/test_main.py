@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from lookalikes import gta5
 
 from sgg_jax import devices
 from sgg_jax.errors import InputError
@@ -154,3 +155,15 @@ def test_a_preset_sets_fields_and_flags_count_over_it():
         assert {field: config.translate[field] for field in fields} == fields
         assert config.translate.depth == plain.translate.depth
     assert load_config("configs/quick.py:fast", ["--config.translate.steps=7"]).translate.steps == 7
+
+
+def test_a_bad_example_is_told_once(tmp_path):
+    """Sets are opened before jax is imported, and not again by the run."""
+    root = gta5(tmp_path / "gta5", 3)
+    (root / "labels" / "00002.png").unlink()
+    fields = {"source.name": "gta5", "source.root": root, "target.name": "folder", "max_bad": 1}
+    fields |= {"target.folder.images": root / "images"} | {f"{role}.name": "none" for role in ("judge", "val", "test")}
+    data = [f"--config.data.{field}={value}" for field, value in fields.items()]
+    found = run("report", "--config", "configs/quick.py", "--workdir", str(tmp_path / "run"), *data)
+    assert found.returncode == 2, found.stderr
+    assert found.stderr.count("left out: ") == 1
