@@ -7,7 +7,7 @@ from the default depth, 250, under PTL's guide (docs/performance.md, three seeds
 """
 
 PRESETS = {
-    # N-step ancestral sampling: every step of the depth, global and local gradients by turns, as the paper. 8.3 s an
+    # N-step ancestral sampling: every step of the depth, global and local gradients by turns, as the paper. 8.5 s an
     # image on two cores, students of 47.0 +- 1.1 mIoU.
     "paper": dict(
         steps=0, spacing="even", sampler="ddpm", lcg_every=2, gradient_every=1, deep_every=1, interval=(0.0, 1.0)
@@ -16,7 +16,7 @@ PRESETS = {
     "balanced": dict(
         steps=12, spacing="even", sampler="ddpm", lcg_every=2, gradient_every=1, deep_every=1, interval=(0.0, 1.0)
     ),
-    # 0.15 s an image, 48.5 +- 1.1 mIoU: a fiftieth of `paper`'s steps, and no worse.
+    # 0.16 s an image, 48.5 +- 1.1 mIoU: a fiftieth of `paper`'s steps, and no worse.
     # A gradient that no later step denoises leaves patterns: of DPM-Solver++ and DDIM the last step is guided, too, of
     # the ancestral steps it is not, so these are the ones here.
     "fast": dict(
