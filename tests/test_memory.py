@@ -9,12 +9,17 @@ import pytest
 
 from sgg_jax import memory
 
-FAULTS = """
+THREAD = """
 import ctypes, resource, threading
 import sgg_jax
 
-library, size = ctypes.CDLL(None), ctypes.c_size_t(100 * 2**20)  # 25,600 pages
+library = ctypes.CDLL(None)
 library.malloc.restype = ctypes.c_void_p
+"""
+FAULTS = (
+    THREAD
+    + """
+size = ctypes.c_size_t(60 * 2**20)  # 15,360 pages
 
 def work(times):
     for _ in range(times):
@@ -32,6 +37,19 @@ def faults(times):  # in another thread than the first, as XLA's
 faults(1)
 print(faults(20))
 """
+)
+ARENA = (
+    THREAD
+    + """
+def work():
+    chunk = library.malloc(ctypes.c_size_t(2**20))
+    print(bool(ctypes.c_size_t.from_address(chunk - ctypes.sizeof(ctypes.c_size_t)).value & 4))  # NON_MAIN_ARENA
+
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+)
 
 
 def run(code: str, **environment: str) -> list[str]:
@@ -48,6 +66,11 @@ def test_freed_memory_is_kept_unless_the_environment_speaks_of_it():
     assert int(run(FAULTS)[0]) < 2_000  # small things; not the pages of the arrays, which are those of the first
     for name, value in (("MALLOC_TOP_PAD_", "0"), ("GLIBC_TUNABLES", "glibc.malloc.check=0")):
         assert int(run(FAULTS, **{name: value})[0]) > 100_000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is asked")
+def test_threads_do_not_share_the_arena_that_compilations_leave_full_of_holes():
+    assert run(ARENA) == ["True"]
 
 
 def test_other_systems_are_left_alone(monkeypatch):
