@@ -19,6 +19,7 @@ from sgg_jax.models.layers import (
     ResBlock,
     Upsample,
     attend,
+    channel_sums,
     conv2d,
     depth_to_space,
     repeat_pixels,
@@ -193,6 +194,13 @@ def test_groups_must_divide():
 
 
 # rearrangement
+
+
+@pytest.mark.parametrize("width", [1, 7, 17, 34, 48])
+def test_channel_sums_take_every_place_once(width):
+    x, y = draw(2, 3, width, 5), draw(2, 3, width, 5, seed=1)
+    for found, given in zip(jax.jit(channel_sums)(x, y), (x, y), strict=True):
+        np.testing.assert_allclose(found, given.astype(np.float64).sum((1, 2)), rtol=1e-5, atol=1e-5)
 
 
 def test_space_to_depth_index_by_index():

@@ -88,15 +88,12 @@ def upsampled_conv2d(x: Array, kernel: Array) -> Array:
     in a block is a convolution of x by 2x2 sums of taps (taken in the kernel's dtype, then x's). 4/9 of the products.
     Reverse-mode only.
     """
-    b, h, w, _ = x.shape
 
     def at(row: int, column: int) -> Array:
         taps = _half_taps(_half_taps(kernel, 0, row), 1, column).astype(x.dtype)
         return _conv(x, taps, ((1 - row, row), (1 - column, column)))
 
-    places = [at(row, column) for row in (0, 1) for column in (0, 1)]
-    blocks = jnp.stack(places, axis=3).reshape(b, h, w, 2, 2, -1)
-    return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, -1)
+    return depth_to_space(jnp.concatenate([at(row, column) for row in (0, 1) for column in (0, 1)], axis=-1), 2)
 
 
 def _half_taps(kernel: Array, axis: int, place: int) -> Array:
@@ -120,12 +117,20 @@ def channel_mean(x: Array) -> Array:
     return x.mean(1).mean(1)
 
 
+MOST_COLUMNS = 16
+"""Columns that `channel_sums` adds at once."""
+
+
 def channel_sums(x: Array, y: Array) -> tuple[Array, Array]:
     """Sums over the places of each image: twice [B,H,W,C] -> twice [B,C].
 
-    Both in one pass, row by row and then over the rows: XLA:CPU takes 3 to 5 times as long for one sum after the other
-    and up to 8 times for rows and columns at once (docs/performance.md).
+    Both in one pass, over a few columns and then over the rest: XLA:CPU takes 3 to 5 times as long for one sum after
+    the other, up to 8 times for rows and columns at once, and 3 times for 48 columns, which it adds one channel after
+    another (docs/performance.md).
     """
+    b, h, w, c = x.shape
+    few = max(columns for columns in range(1, MOST_COLUMNS + 1) if w % columns == 0)
+    x, y = (one.reshape(b, h * (w // few), few, c) for one in (x, y))
     zeros = jnp.zeros((), x.dtype), jnp.zeros((), y.dtype)
 
     def add(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -198,18 +203,24 @@ def _add_bias_backward(_: None, g: Array) -> tuple[Array, Array]:
 add_bias.defvjp(lambda x, bias: (x + bias, None), _add_bias_backward)
 
 
+VECTORS = 32
+"""Numbers side by side from which on moving them gains by whole vectors."""
+
+
 def space_to_depth(x: Array, block: int) -> Array:
     """[B,H,W,C] -> [B,H/b,W/b,b*b*C]."""
     b, h, w, c = x.shape
-    x = x.reshape(b, h // block, block, w // block, block, c)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // block, w // block, block * block * c)
+    x = x.reshape(b, h // block, block, w // block, block * c)
+    if block * c >= VECTORS:
+        x = computed_once(x)  # else XLA:CPU looks every number's place up, 6 times as long
+    return x.swapaxes(2, 3).reshape(b, h // block, w // block, block * block * c)
 
 
 def depth_to_space(x: Array, block: int) -> Array:
     """[B,H,W,b*b*C] -> [B,H*b,W*b,C], inverse of space_to_depth."""
     b, h, w, c = x.shape
-    x = x.reshape(b, h, w, block, block, c // block**2)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * block, w * block, c // block**2)
+    x = x.reshape(b, h, w, block, c // block)
+    return x.swapaxes(2, 3).reshape(b, h * block, w * block, c // block**2)
 
 
 def repeat_pixels(x: Array) -> Array:
