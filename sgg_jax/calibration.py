@@ -26,7 +26,7 @@ from sgg_jax.devices import replicate, shard, split_mesh, spread
 from sgg_jax.evaluation import examine
 from sgg_jax.experiment import Experiment, role_of
 from sgg_jax.models import flops
-from sgg_jax.prediction import Size, stride_of, windows_of
+from sgg_jax.prediction import Size, windows_of
 from sgg_jax.sampling import Method
 from sgg_jax.schedule import NoiseSchedule
 from sgg_jax.tiling import cover, covered_size, tile_count, tiled
@@ -224,7 +224,7 @@ class Calibration:
         run, views = self.run, self.run.views
         network = run.segmenter(run.segmenter_network()[1])
         first, example = next(readable(dataset, range(len(dataset))))
-        window, grid = windows_of(example.image.shape[:2], views, stride_of(network))
+        window, grid = windows_of(example.image.shape[:2], views, network)
         passes = len(grid[0]) * len(grid[1]) * (2 if views.flip else 1)
         together = run.config.evaluate.batch_size * run.mesh.size
         few = range(first, min(first + max(1, together // passes), len(dataset)))

@@ -2,7 +2,7 @@
 
     image [h,w,3] -> windows -> logits of each -> their mean [h,w,C] -> upsampled [H,W,C] -> most likely class [H,W]
 
-The network sees an image as a whole, its sides padded to the network's stride, or windows that slide over it; and its
+The network sees an image as a whole, padded where it does not take its size, or windows that slide over it; and its
 mirror image where wanted. Logits are averaged over windows and upsampled (bilinear, half-pixel centres); only the
 probabilities of an image and its mirror image are averaged, at full resolution. This is what the leaderboards' code
 does (mmsegmentation: `slide_inference`, `aug_test`).
@@ -14,7 +14,7 @@ what follows once for every pair of sizes (image, prediction) on each device, wi
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import groupby, islice
 
 import jax
@@ -86,23 +86,29 @@ def window_grid(size: Size, window: Size, overlap: float) -> Grid:
     return edges(size[0], window[0]), edges(size[1], window[1])
 
 
-def windows_of(size: Size, views: Views, stride: int) -> tuple[Size, Grid]:
+def windows_of(size: Size, views: Views, segmenter: Segmenter) -> tuple[Size, Grid]:
     """What the network sees of an image of that size, and of its mirror image: the windows' size, and where they lie.
     The image is padded where they stick out."""
-    window = views.window or (-(-size[0] // stride) * stride, -(-size[1] // stride) * stride)
+    window = views.window or whole_size(segmenter, size)
     return window, window_grid((max(size[0], window[0]), max(size[1], window[1])), window, views.overlap)
 
 
-def stride_of(segmenter: Segmenter) -> int:
-    """The least side of a square image that the network takes; it takes the multiples, too. InputError if above 256."""
+def whole_size(segmenter: Segmenter, size: Size) -> Size:
+    """At what size the network is shown an image as a whole: at its own, if it takes that, else at the next multiples
+    of the side of the least square that it takes. InputError if that is above 256."""
+    if _takes(segmenter, size):
+        return size
     for side in range(1, 257):
-        try:
-            logits = jax.eval_shape(segmenter, jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
-        except ValueError:
-            continue
-        if logits.shape[1:3] == (side, side):
-            return side
+        if _takes(segmenter, (side, side)):
+            return -(-size[0] // side) * side, -(-size[1] // side) * side
     raise InputError("the segmenter takes no image of up to 256 x 256 pixels: it cannot be scored at full resolution")
+
+
+def _takes(segmenter: Segmenter, size: Size) -> bool:
+    try:
+        return jax.eval_shape(segmenter, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)).shape[1:3] == size
+    except ValueError:
+        return False
 
 
 @dataclass
@@ -139,12 +145,14 @@ def predictions_at(
     The network sees batches of `batch_size` on each device. They have one size each and keep the order, so that a
     batch is filled up where the next size is another.
     """
-    stride, network, batch_size = stride_of(segmenter), replicate(segmenter, mesh), batch_size * mesh.size
+    network, batch_size = replicate(segmenter, mesh), batch_size * mesh.size
+    seen = cache(lambda inner: windows_of(inner, views, segmenter))
     jobs: deque[_Job] = deque()
 
     def windows() -> Iterator[tuple[_Job, np.ndarray]]:
         for image, size in wanted:
-            job, shown = _prepared(image, size, views, stride)
+            inner: Size = (image.shape[0], image.shape[1])
+            job, shown = _prepared(image, size, *seen(inner), views.flip)
             jobs.append(job)
             for pixels in shown:
                 yield job, pixels
@@ -158,11 +166,10 @@ def predictions_at(
             yield from map(np.asarray, done)
 
 
-def _prepared(image: np.ndarray, size: Size, views: Views, stride: int) -> tuple[_Job, Iterator[np.ndarray]]:
+def _prepared(image: np.ndarray, size: Size, window: Size, grid: Grid, flip: bool) -> tuple[_Job, Iterator[np.ndarray]]:
     """An image's job, and the windows that the network has to see for it."""
     inner: Size = (image.shape[0], image.shape[1])
-    window, grid = windows_of(inner, views, stride)
-    shown = [image, image[:, ::-1]] if views.flip else [image]
+    shown = [image, image[:, ::-1]] if flip else [image]
     margins = (0, max(window[0] - inner[0], 0)), (0, max(window[1] - inner[1], 0)), (0, 0)
 
     def cut() -> Iterator[np.ndarray]:

@@ -9,8 +9,8 @@ import pytest
 from jax.tree_util import Partial
 
 from sgg_jax.errors import InputError
-from sgg_jax.models import EncoderDecoder, build
-from sgg_jax.prediction import AS_IT_IS, Views, predict, predictions_at, see, stride_of, upsampled, window_grid
+from sgg_jax.models import EncoderDecoder, SegFormer, build
+from sgg_jax.prediction import AS_IT_IS, Views, predict, predictions_at, see, upsampled, whole_size, window_grid
 
 CLASSES = 5
 
@@ -25,6 +25,10 @@ def _seeing(params, image):
 RNG = np.random.default_rng(0)
 WEIGHTS = {"own": (3, 8), "left": (3, 8), "all": (3, 8), "out": (8, CLASSES)}
 SEEING = Partial(_seeing, {name: RNG.normal(size=size).astype(np.float32) for name, size in WEIGHTS.items()})
+
+
+STAGES = {"widths": (8,) * 4, "depths": (1,) * 4, "heads": (1,) * 4, "reductions": (8, 4, 2, 1), "mlp_ratios": (2,) * 4}
+SEGFORMER = {"classes": 3, "channels": 8, **STAGES}
 
 
 def literal_bilinear(logits, size):
@@ -222,13 +226,24 @@ def test_the_network_compiles_once_for_each_size_that_it_sees(one_device):
     assert compiled(Views((16, 16), 0.0), sides) == 1
 
 
-def test_the_stride_is_found_from_what_a_network_takes():
+def test_images_are_padded_only_where_a_network_does_not_take_their_size():
     small = dict(classes=3, widths=(4, 4, 4), blocks=1)
-    assert stride_of(Partial(*build(EncoderDecoder, 0, patch=2, **small))) == 8
-    assert stride_of(Partial(*build(EncoderDecoder, 0, patch=3, **small))) == 12
-    assert stride_of(SEEING) == 1
+    assert whole_size(Partial(*build(EncoderDecoder, 0, patch=2, **small)), (15, 24)) == (16, 24)
+    assert whole_size(Partial(*build(EncoderDecoder, 0, patch=3, **small)), (15, 24)) == (24, 24)
+    assert whole_size(SEEING, (15, 7)) == (15, 7)
+    assert whole_size(choosy(257), (257, 514)) == (257, 514)
     with pytest.raises(InputError, match="takes no image"):
-        stride_of(choosy(257))
+        whole_size(choosy(257), (256, 257))
+
+
+def test_a_network_that_takes_all_sizes_from_some_on_sees_an_image_as_it_is(one_device):
+    segformer = Partial(*build(SegFormer, 0, **SEGFORMER))
+    image = picture(0, 64, 128)
+    [found] = predictions_at(segformer, [(image, (64, 128))], AS_IT_IS, 1, one_device)
+    np.testing.assert_array_equal(found, predict(segformer, image[None])[0])
+    [mirrored] = predictions_at(segformer, [(image, (64, 128))], Views(flip=True), 1, one_device)
+    views = [jax.nn.softmax(see(segformer, view[None]))[0] for view in (image, image[:, ::-1])]
+    np.testing.assert_array_equal(mirrored, np.argmax(views[0] + views[1][:, ::-1], -1))
 
 
 @pytest.mark.parametrize("overlap", [-0.1, 1.0, float("nan")])
