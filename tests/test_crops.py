@@ -5,6 +5,7 @@ import pytest
 
 from sgg_jax.data.crops import RARE_SHARE, Crop, RareClasses, random_crop
 from sgg_jax.data.dataset import VOID, Example
+from sgg_jax.errors import InputError
 
 HEIGHT, WIDTH = 40, 60
 
@@ -57,6 +58,14 @@ def test_an_image_of_the_size_is_left_alone_and_a_smaller_one_is_enlarged():
     assert unlabelled.labels is None and unlabelled.image.shape == (16, 24, 3)
 
 
+def test_a_crop_of_a_whole_side_fits_whatever_rounding_makes_of_it():
+    for side in range(300, 1000, 7):
+        for wanted in (256, 384, 512, 768):
+            example = Example(np.zeros((side, 2 * side, 3), np.uint8), None)
+            small = Crop((wanted, 16), (0.01, 0.01))
+            assert random_crop(example, small, rng()).image.shape == (wanted, 16, 3)
+
+
 def test_crops_of_one_class_alone_are_drawn_again():
     labels = np.zeros((HEIGHT, WIDTH), np.uint8)
     labels[:, 40:] = 1
@@ -94,3 +103,6 @@ def test_images_are_drawn_by_the_softmax_of_rarity():
     share = np.bincount([label for _, label in drawn], minlength=4) / 3000
     np.testing.assert_allclose(share, rare.probability, atol=0.03)
     assert np.isfinite(RareClasses(pixels, 0.001).probability).all()
+    np.testing.assert_array_equal(RareClasses(np.array([[0, 7, 0]]), 1e-4).probability, [0, 1, 0])
+    with pytest.raises(InputError, match=r"data\.crop\.rare draws images by their classes, and no pixel"):
+        RareClasses(np.zeros((4, 3), int), 0.5)

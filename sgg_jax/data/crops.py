@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from sgg_jax.data.dataset import VOID, Example
+from sgg_jax.errors import InputError
 
 TRIES = 10
 """Crops that are drawn, at most, until one suits: the number of DAFormer (Hoyer et al. 2022) and MMSegmentation."""
@@ -37,7 +38,8 @@ def random_crop(example: Example, crop: Crop, rng: np.random.Generator, wanted: 
     labels, box = None, (0.0, 0.0, 0.0, 0.0)
     for _ in range(TRIES):
         scale = max(rng.uniform(*crop.scale), least)
-        high, wide = crop.size[0] / scale, crop.size[1] / scale
+        # rounding may make a crop of the whole side a hair longer than it
+        high, wide = min(crop.size[0] / scale, height), min(crop.size[1] / scale, width)
         top, left = rng.uniform(0, height - high), rng.uniform(0, width - wide)
         if scale == 1:  # whole pixels are copied, not interpolated
             top, left = round(top), round(left)
@@ -76,13 +78,18 @@ class RareClasses:
     """Draws images so that rare classes are seen (Hoyer et al. 2022, Eq. 7 and 8): P(c) ~ exp((1 - f_c) / T).
 
     pixels: [n,C] pixels of each class in each image; f_c is a class's share of all of them. Classes in no image are
-    never drawn.
+    never drawn. InputError where no image has any.
     """
 
     def __init__(self, pixels: np.ndarray, temperature: float) -> None:
-        share = pixels.sum(0) / max(pixels.sum(), 1)
-        exponent = (1 - share) / temperature
-        weight = np.where(pixels.any(0), np.exp(exponent - exponent.max()), 0)
+        there = pixels.any(0)
+        if not there.any():
+            raise InputError(
+                "config.data.crop.rare draws images by their classes, and no pixel of the data set that is trained on "
+                "has one: look at its labels with check_data, or set it to 0"
+            )
+        exponent = np.where(there, (1 - pixels.sum(0) / pixels.sum()) / temperature, -np.inf)
+        weight = np.exp(exponent - exponent.max())
         self.probability = weight / weight.sum()
         self._images = [np.flatnonzero(column) for column in pixels.T]
 
