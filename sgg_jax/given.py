@@ -147,6 +147,10 @@ def save_network(path: Path, params: Params, story: dict[str, Any]) -> None:
     write_safetensors(path, shapes, values, {key: json.dumps(value) for key, value in story.items()})
 
 
+HOW = ("dtype", "attention_kernel", "remat", "forms")
+"""Options that change how a network is computed and not what: those of the run that uses it hold."""
+
+
 def _ours(path: Path) -> Given:
     story = {"names": [], **read_story(path / WEIGHTS)}
     if not fits(story, {"network": str, "options": dict, "names": [str]}) or story["network"] not in NETWORKS:
@@ -163,6 +167,7 @@ def _ours(path: Path) -> Given:
             yield ((name, file.read(name)) for name in file.tensors)
 
     classes = options.pop("classes", 0) if story["network"] in SEGMENTERS else 0
+    options = {name: value for name, value in options.items() if name not in HOW}
     return Given(path, story["network"], options, classes, tuple(story["names"]), arrays)
 
 

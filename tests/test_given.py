@@ -11,8 +11,9 @@ from tiny_run import tiny
 
 from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
-from sgg_jax.given import class_order, open_given
+from sgg_jax.given import class_order, open_given, save_network
 from sgg_jax.models import SEGMENTERS, build, named
+from sgg_jax.networks import describe_network, make_network
 from sgg_jax.pipeline import main
 from sgg_jax.published.exporting import export_weights
 from sgg_jax.published.importing import import_weights
@@ -149,6 +150,16 @@ def test_a_trained_student_can_be_given_on_and_exported(whole, tmp_path):
     started = named(given.into(other, ["a", "b", "c"]))  # of other classes: the last layer stays fresh
     np.testing.assert_array_equal(started["out.kernel"], named(other)["out.kernel"])
     np.testing.assert_array_equal(started["stem.kernel"], trained["stem.kernel"])
+
+
+def test_how_a_network_is_computed_is_the_run_s_and_not_the_directory_s(tmp_path):
+    config = tiny()
+    saved = make_network(config, "segmenter", "encoder_decoder", "x", 0, NAMES)[1]
+    options = {**config.segmenter.encoder_decoder.to_dict(), "dtype": "bfloat16", "classes": len(NAMES)}
+    story = {"network": "encoder_decoder", "options": options, "names": NAMES}
+    save_network(tmp_path / "weights.safetensors", saved, story)
+    _, found, _ = describe_network(config, "segmenter", str(tmp_path), "segmenter.judge")
+    assert found["dtype"] == "float32" and found["widths"] == options["widths"]
 
 
 def test_a_directory_that_changed_is_noticed(whole):

@@ -251,8 +251,11 @@ def test_options_that_do_not_fit_are_refused(change, message):
         SegFormer(**{**NETWORK, **change}, rng=None)
 
 
-def test_cudnn_attention_is_accepted_in_bfloat16():
-    SegFormer(**NETWORK, attention_kernel="cudnn", dtype="bfloat16", rng=None)  # it runs on NVIDIA's GPUs only
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="there it runs")
+def test_cudnn_attention_is_accepted_in_bfloat16_and_refused_without_a_gpu():
+    apply, params = outline(SegFormer(**NETWORK, attention_kernel="cudnn", dtype="bfloat16", rng=None))
+    with pytest.raises(ValueError, match="'cudnn' needs a GPU"):  # told where the config is checked
+        jax.eval_shape(apply, params, jax.ShapeDtypeStruct((1, 32, 64, 3), jnp.float32))
 
 
 # Paper, Table 1: ADE20K's 150 classes, in millions. BatchNorm counts there with scale and bias, and once folded with

@@ -121,8 +121,6 @@ class Attention(nnx.Module):
         self.out = Conv(channels, channels, 1, dtype=dtype, rng=rng, gain=0.0)
 
     def __call__(self, x: Array) -> Array:
-        if self.flash and jax.default_backend() != "gpu":
-            raise ValueError("attention_kernel 'cudnn' needs a GPU; 'xla' runs everywhere")
         b, h, w, c = x.shape
         order = (3, self.heads) if self.new_order else (self.heads, 3)
         qkv = self.qkv(self.norm(x)).reshape(b, h * w, *order, c // self.heads)

@@ -341,9 +341,11 @@ AttentionKernel = Literal["xla", "cudnn"]
 def attend(q: Array, k: Array, v: Array, kernel: AttentionKernel = "xla") -> Array:
     """Attention of N queries to M keys (Vaswani et al. 2017, eq. 1), softmax in float32.
 
-    [B,N,heads,D], and two of [B,M,heads,D] -> [B,N,heads,D].
+    [B,N,heads,D], and two of [B,M,heads,D] -> [B,N,heads,D]. ValueError for "cudnn" where there is no GPU.
     """
     if kernel == "cudnn":
+        if jax.default_backend() != "gpu":
+            raise ValueError("attention_kernel 'cudnn' needs a GPU; 'xla' runs everywhere")
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     weights = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     return jnp.einsum("bnqk,bknd->bqnd", softmax(weights).astype(v.dtype), v)
