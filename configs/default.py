@@ -203,7 +203,7 @@ def get_config() -> ConfigDict:
     )
 
     config.guide = ConfigDict(
-        dict(  # what the first guide is augmented with on top of segmenter.augmentation; PTL's know target's colours
+        dict(  # what the first guide is augmented with at least, whatever segmenter says; PTL's know target's colours
             # A guide that knows classes by the source's colours paints them back. On streets the first two raise the
             # mIoU on target images of the source network itself from 32 to 50, in fewer steps (docs/results.md).
             recolor=0.7,  # standard deviation of a random colour added to each class's pixels, in units of [-1,1]
@@ -244,8 +244,8 @@ def get_config() -> ConfigDict:
             fill=0.0,  # what hides the other classes from lcg, in [-1,1]; 0 is mid-grey
             blur=0.0,  # sigma of a Gaussian that smooths the gradient, pixels; 0 for none
             chroma=1.0,  # share of the gradient's colour that is kept; 0 guides brightness alone
-            # Scale each gradient to a guidance-to-noise ratio of 1 first: then `scale` is the ratio. On streets 55.3
-            # instead of 55.4.
+            # Scale each gradient to a guidance-to-noise ratio of 1: then `scale` is the ratio. Not together with
+            # clip_ratio, which would cut them again.
             normalize=False,
             # Largest guidance-to-noise ratio before `scale`, 0 for no limit: the first are many times the noise.
             clip_ratio=0.5,

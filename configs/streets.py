@@ -1,5 +1,5 @@
-"""The demo: the main job on streets, the embedded pair of domains, with the shipped denoiser; a quarter of an hour on
-two CPU cores.
+"""The demo: the main job on streets, the embedded pair of domains, with the shipped denoiser; 8 to 15 minutes on two
+CPU cores.
 
     python main.py run --config configs/streets.py --workdir runs/streets
 

@@ -1,11 +1,13 @@
 """Whether a config can work, told before hours of work; and the tie between a run directory and its config."""
 
 import json
+from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from sgg_jax import devices
@@ -52,10 +54,18 @@ def check(run: Experiment) -> None:
     check_numbers(c)
     choose(dict.fromkeys(STARTS), c.translate.start, "translate.start")
     _check_shared_gradients(c.translate)
+    if c.translate.normalize and 0 < c.translate.clip_ratio < 1:
+        raise InputError(
+            "config.translate.normalize scales gradients to a guidance-to-noise ratio of 1, and "
+            f"config.translate.clip_ratio={c.translate.clip_ratio} would cut them again: set one of the two to 0"
+        )
     for section in ("denoiser", "segmenter", "adapt", "student"):
         size = run.recipe(section).batch_size
         devices.check_batch(size, run.everywhere, f"config.{section}.training.batch_size")
-        devices.split_mesh(run.everywhere, run.recipe(section).weight_shards)
+        try:
+            devices.split_mesh(run.everywhere, run.recipe(section).weight_shards)
+        except InputError as error:
+            raise InputError(f"config.{section}.{error}") from error
     _ = run.datasets
     check_depths(c.adapt.depths)
     for field, depths in (("adapt.depths", c.adapt.depths), ("translate.depth", (c.translate.depth,))):
@@ -64,6 +74,7 @@ def check(run: Experiment) -> None:
                 run.schedule(depth)
             except InputError as error:
                 raise InputError(f"config.{field}, config.translate.steps: {error}") from error
+        _check_moving(run, field, depths)
     _ = run.method(), run.strength("source"), run.strength("student"), run.denoiser_constants(), run.views
     if c.segmenter.as_it_is and not is_directory(c.segmenter.network):
         raise InputError(
@@ -99,6 +110,19 @@ def _check_shared_gradients(c: ConfigDict) -> None:
             "is neither normalized anew nor in or out of an interval: set it to 1, or normalize=False and "
             "interval=(0, 1)"
         )
+
+
+def _check_moving(run: Experiment, field: str, depths: Sequence[int]) -> None:
+    """InputError where guidance is wanted and no step of a translation moves by it."""
+    c = run.config.translate
+    for depth in depths if c.guidance != "none" else ():
+        schedule = run.schedule(depth)
+        moved = np.asarray(run.method().reverse.push(schedule.table))[: int(schedule.count)]
+        if not (moved > 0).any():
+            raise InputError(
+                f"config.{field}={depth} leaves one reverse step, the last, which sampler={c.sampler!r} takes without "
+                "guidance: make it deeper, raise config.translate.steps, or take the sampler 'ddim' or 'dpm'"
+            )
 
 
 def _check_size(run: Experiment, size: tuple[int, int], field: str) -> None:

@@ -129,7 +129,13 @@ class Experiment:
         c, size = self.config.translate, self.target.size or tuple(self.config.data.size)
         size = max(size[0], self.tile.height), max(size[1], self.tile.width)
         first = readable(self.target, range(min(c.donors, len(self.target))))
-        images = np.stack([fitted(example.image, size, "crop") for _, example in first])
+        found = [fitted(example.image, size, "crop") for _, example in first]
+        if not found:
+            raise InputError(
+                f"none of the first {c.donors} target images, which a collage takes its pixels from, can be used: "
+                "mend them, or raise config.translate.donors"
+            )
+        images = np.stack(found)
         todo = track(images, len(images), "what the guide sees in the target", unit="image")
         seen = sure_predictions(
             tiled(self.segmenter(guide), self.tile), todo, c.donor_confidence, c.batch_size, self.mesh
@@ -272,12 +278,13 @@ class Experiment:
         return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 
     def strength(self, stream: str) -> Strength | None:
-        """Augmentation of the segmenters of that stream; None for none. The first guide gets config.guide on top."""
+        """Augmentation of the segmenters of that stream; None for none. The first guide's is at least config.guide."""
         c = self.config
         common = Strength(**c.segmenter.augmentation.to_dict()) if c.segmenter.augment else None
         if stream != "source" or not any(c.guide.values()):
             return common
-        return (common or NONE)._replace(**c.guide.to_dict())
+        common = common or NONE
+        return common._replace(**{name: max(getattr(common, name), least) for name, least in c.guide.items()})
 
     def segmenter_objective(self, strength: Strength | None, role: str = "guide") -> Objective:
         return segmenter_objective(self.segmenter_outline(role)[0], strength)

@@ -124,8 +124,8 @@ def guided(variant: str) -> Way:
     """Guided by the source segmenter, at config.translate.depth."""
 
     def make(run: Experiment, directory: Path, setting: Any) -> Dataset:
-        depth, method = run.config.translate.depth, run.method(variant)
-        return translate_into(run, directory, guide(run), depth, method, range(len(run.source)), variant, variant)
+        c, method, every = run.config.translate, run.method(variant), range(len(run.source))
+        return translate_into(run, directory, guide(run), c.depth, method, every, variant, variant, keep=c.keep)
 
     def cost(run: Experiment, calibration: Calibration, setting: Any) -> float:
         return start_time(run) + calibration.translation(run.method(variant), run.config.translate.depth)

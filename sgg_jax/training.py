@@ -241,7 +241,8 @@ class _Records:
     def _kept(self, step: int) -> str:
         """Keeps the batch of a step as a file; tells where, and which images are in it."""
         batch: dict[str, Any] = {name: np.asarray(array) for name, array in self.batches(step - 1).items()}
-        path = self.directory / f"batch_of_step_{step}.npz"
+        part = f"_host_{hosts.number()}" if hosts.count() > 1 else ""  # each host has its own images
+        path = self.directory / f"batch_of_step_{step}{part}.npz"
         with whole(path) as file:
             np.savez(file, **batch)
         images = ", ".join(map(str, batch.get("image_id", [])))

@@ -44,6 +44,10 @@ def test_stages_out_of_order_are_refused(tmp_path):
         (lambda c: c.translate.update(spacing="x"), "even, trailing"),
         (lambda c: c.translate.update(lcg_every=1), "translate.lcg_every is 1: it must be at least 2"),
         (lambda c: c.translate.update(gradient_every=0), "translate.gradient_every is 0"),
+        (lambda c: c.translate.update(normalize=True), "clip_ratio=0.5 would cut them again"),
+        (lambda c: c.translate.update(guidance="sgg", steps=1), "depth.* leaves one reverse step"),
+        (lambda c: c.adapt.training.update(weight_shards=3), r"config\.adapt\.training\.weight_shards is 3"),
+        (lambda c: c.adapt.update(depths=(1, 30)), "adapt.depths=1 leaves one reverse step"),
         (lambda c: c.translate.update(gradient_every=2, normalize=True), "gradient_every is 2.*normalize=False"),
         (
             lambda c: c.translate.update(gradient_every=2, interval=(0.0, 0.5)),

@@ -44,6 +44,39 @@ def test_a_given_guide_is_the_one_of_every_method(fits, tmp_path, monkeypatch):
     assert methods.guide(run) == ("source", "as it is") and len(fits) == 1
 
 
+@pytest.mark.parametrize("keep", [1.0, 0.5])
+def test_all_guided_methods_keep_the_same_share_of_images(fits, tmp_path, monkeypatch, keep):
+    kept = []
+    for module in (methods, stages):
+        monkeypatch.setattr(module, "translate_into", lambda run, *_, keep, **__: kept.append(keep) or run.source)
+    config = tiny()
+    config.translate.keep = keep
+    run = Experiment(config, tmp_path)
+    monkeypatch.setattr(run, "segmenter_params", lambda place: None)
+    methods.METHODS["gsg"].make(run, tmp_path / "gsg", None)
+    stages.translate_guided(run)
+    assert kept == [keep, keep]
+
+
+def test_the_first_guide_is_augmented_at_least_as_its_section_says(tmp_path):
+    config = tiny()
+    config.segmenter.augmentation.recolor, config.guide.recolor, config.guide.texture = 0.5, 0.0, 0.3
+    run = Experiment(config, tmp_path)
+    assert (run.strength("source").recolor, run.strength("source").texture) == (0.5, 0.3)
+    assert (run.strength("student").recolor, run.strength("student").texture) == (0.5, 0.0)
+    config.segmenter.augment = False
+    assert (run.strength("source").recolor, run.strength("source").texture) == (0.0, 0.3)
+    assert run.strength("student") is None
+
+
+def test_a_collage_without_a_readable_donor_says_so(tmp_path, monkeypatch):
+    run = Experiment(tiny(), tmp_path)
+    run.config.translate.start = "collage"
+    monkeypatch.setattr("sgg_jax.experiment.readable", lambda dataset, indices: iter(()))
+    with pytest.raises(InputError, match=r"first \d+ target images, .* raise config\.translate\.donors"):
+        run.start(None, 100)
+
+
 def test_a_damaged_count_of_pixels_is_made_again(tmp_path):
     run = Experiment(tiny(), tmp_path)
     path = tmp_path / "class_pixels.npy"
