@@ -35,7 +35,7 @@ def _known() -> bool:
 def network_options(platform: str) -> dict[str, str]:
     """Options of `jax.jit` for programs of networks on "cpu", "gpu" or "tpu".
 
-    XLA:CPU takes optimisation barriers out before it fuses; without that pass `layers.computed_once` holds. Nothing
+    XLA:CPU takes optimisation barriers out before it fuses; without that pass `operations.computed_once` holds. Nothing
     where the user's XLA_FLAGS say themselves which passes to leave out, and for versions of jaxlib that are not known.
     """
     if platform != "cpu" or not _known() or "xla_disable_hlo_passes" in os.environ.get("XLA_FLAGS", ""):

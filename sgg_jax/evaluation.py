@@ -19,7 +19,7 @@ from sgg_jax.data.classes import CITYSCAPES, SUBSETS
 from sgg_jax.data.crops import steady_crop
 from sgg_jax.data.dataset import VOID, Dataset, LeftOutError, readable
 from sgg_jax.devices import replicate, shard
-from sgg_jax.models.layers import softmax
+from sgg_jax.models.operations import softmax
 from sgg_jax.prediction import AS_IT_IS, Size, Views, predictions_at
 from sgg_jax.progress import track
 from sgg_jax.schedule import NoiseSchedule, diffuse
@@ -185,13 +185,15 @@ def denoising_error(
     dataset: Dataset,
     steps: Sequence[int],
     size: tuple[int, int],
+    batch_size: int,
     mesh: Mesh,
 ) -> list[float]:
     """Mean square error of the predicted noise at each of `steps`, over all images of a data set, cut to `size` (H, W).
 
-    schedule: the whole process. Cut and noise of (image, step) are always the same, so denoisers can be compared.
+    schedule: the whole process. batch_size: images at once, on each device. Cut and noise of (image, step) are always
+    the same, so denoisers can be compared.
     """
-    batch = 16 * mesh.size
+    batch = batch_size * mesh.size
     denoiser, schedule = replicate((denoiser, schedule), mesh)
     total, images = np.zeros(len(steps)), 0
     for start in track(range(0, len(dataset), batch), -(-len(dataset) // batch), "held-out error", unit="batch"):

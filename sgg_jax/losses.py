@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from sgg_jax.models.layers import computed_once
+from sgg_jax.models.operations import computed_once
 from sgg_jax.schedule import NoiseSchedule, diffuse
 from sgg_jax.types import VOID, Array, Denoiser, Image, Labels, Logits
 

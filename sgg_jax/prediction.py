@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 
 from sgg_jax.devices import replicate, shard
 from sgg_jax.errors import InputError
-from sgg_jax.models.layers import softmax
+from sgg_jax.models.operations import softmax
 from sgg_jax.types import Array, Logits, Segmenter, to_float
 
 Size = tuple[int, int]

@@ -25,27 +25,24 @@ from sgg_jax.schedule import respace
 from sgg_jax.translation import Look, trace, translate
 
 
-def sample_sheet(run: Experiment) -> None:
+def sample_sheet(run: Experiment, few: int) -> None:
     """denoiser/samples.png: unconditional samples, pure noise denoised at full depth by deterministic DDIM, whose few
-    steps show what the denoiser knows; ancestral ones, with the posterior's variance, would blur it."""
+    steps show what the denoiser knows; ancestral ones, with the posterior's variance, would blur it.
+
+    few: images at once on a device, at most."""
     rows, columns = SAMPLES
-    count = -(-rows * columns // run.mesh.size) * run.mesh.size
-    grey = jnp.full((count, *run.config.data.size, 3), 127, jnp.uint8)  # hidden by the noise at full depth
+    together = min(few, -(-rows * columns // run.mesh.size)) * run.mesh.size
+    grey = jnp.full((together, *run.config.data.size, 3), 127, jnp.uint8)  # hidden by the noise at full depth
     total = run.config.denoiser.total
     # The guide is not looked at, but it is an operand: its untrained weights will do.
     denoiser, guide = replicate((run.denoiser(), run.segmenter(run.segmenter_network()[1])), run.mesh)
-    images, _, _ = translate(
-        denoiser,
-        guide,
-        respace(run.betas, total, min(SAMPLE_STEPS, total)),
-        grey,
-        jnp.zeros(grey.shape[:3], jnp.uint8),
-        jnp.arange(count),
-        run.knobs,
-        method=Method(unguided, ddim(0.0), run.config.translate.microbatch),
-        mesh=run.mesh,
-    )
-    cells = list(np.asarray(images)[: rows * columns])
+    schedule, blank = respace(run.betas, total, min(SAMPLE_STEPS, total)), jnp.zeros(grey.shape[:3], jnp.uint8)
+    how: dict[str, Any] = dict(method=Method(unguided, ddim(0.0), run.config.translate.microbatch), mesh=run.mesh)
+    cells: list[np.ndarray] = []
+    for first in range(0, rows * columns, together):
+        ids = jnp.arange(first, first + together)
+        images, _, _ = translate(denoiser, guide, schedule, grey, blank, ids, run.knobs, **how)
+        cells += list(np.asarray(images))
     save(
         sheet(
             [cells[r * columns : (r + 1) * columns] for r in range(rows)],

@@ -104,15 +104,17 @@ def fit_denoiser(run: Experiment) -> dict[str, Any]:
 def look_at_denoiser(run: Experiment) -> None:
     """denoiser/heldout.json, the error by noise level on images it was not trained on, and denoiser/samples.png."""
     held_out = run.datasets["val"] or run.datasets["test"]
+    few = max(1, run.recipe("denoiser").batch_size // run.everywhere.size)  # as a device trains on
     if held_out is not None:
         total = run.config.denoiser.total
         steps = sorted({min(round(share * total), total - 1) for share in HELD_OUT_LEVELS})
         size = tuple(run.config.data.size)
-        error = denoising_error(run.denoiser(), run.denoiser_constants()[0], held_out, steps, size, run.mesh)
+        networks = run.denoiser(), run.denoiser_constants()[0]
+        error = denoising_error(*networks, held_out, steps, size, min(few, 16), run.mesh)
         write_json(run.workdir / "denoiser" / "heldout.json", {"step": steps, "error": error, "images": len(held_out)})
         by_step = ", ".join(f"{k}: {e:.4f}" for k, e in zip(steps, error, strict=True))
         say(f"error of the predicted noise by step: {by_step}")
-    sample_sheet(run)
+    sample_sheet(run, few)
 
 
 def train_segmenter(run: Experiment) -> dict[str, Any]:

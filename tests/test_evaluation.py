@@ -302,10 +302,10 @@ def test_denoising_error_is_0_for_who_knows_and_1_for_who_says_nothing(four_devi
     """A grey image is known by the mean of its pixels at low noise; here the denoiser is told the level by its step."""
     schedule, whole = noise_schedule(linear(1000)), Greys(70)  # 70 do not fill two batches of 64
     silent = Partial(lambda params, x, step: params * x, 0.0)
-    errors = denoising_error(silent, schedule, whole, [0, 500, 999], (4, 6), four_devices)
+    errors = denoising_error(silent, schedule, whole, [0, 500, 999], (4, 6), 16, four_devices)
     assert errors == pytest.approx([1, 1, 1], abs=5 * np.sqrt(2 / (70 * 72)))
     assert len(set(errors)) == 3  # noise differs from step to step
-    assert denoising_error(silent, schedule, whole, [500], (4, 6), four_devices)[0] == pytest.approx(
+    assert denoising_error(silent, schedule, whole, [500], (4, 6), 16, four_devices)[0] == pytest.approx(
         errors[1], rel=1e-6
     )
 
@@ -313,7 +313,7 @@ def test_denoising_error_is_0_for_who_knows_and_1_for_who_says_nothing(four_devi
         scale = jnp.sqrt(1 - jnp.cumprod(1 - jnp.asarray(linear(1000))))[step][:, None, None, None]
         return (x - x.mean((1, 2, 3), keepdims=True)) / scale
 
-    found = denoising_error(Partial(half, 0.0), schedule, whole, [300, 900], (4, 6), four_devices)
+    found = denoising_error(Partial(half, 0.0), schedule, whole, [300, 900], (4, 6), 16, four_devices)
     assert found == pytest.approx([1 / 72, 1 / 72], rel=0.5)  # the mean of 72 normal draws is lost
 
 

@@ -10,14 +10,9 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from sgg_jax.compiler import network_options
-from sgg_jax.models.layers import (
+from sgg_jax.models.layers import Attention, Conv, Downsample, GroupNorm, ResBlock, Upsample
+from sgg_jax.models.operations import (
     MANY,
-    Attention,
-    Conv,
-    Downsample,
-    GroupNorm,
-    ResBlock,
-    Upsample,
     attend,
     channel_sums,
     conv2d,

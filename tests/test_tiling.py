@@ -14,7 +14,7 @@ from sgg_jax.data.dataset import ClassInfo, Example
 from sgg_jax.errors import InputError
 from sgg_jax.experiment import Experiment
 from sgg_jax.guidance import VARIANTS
-from sgg_jax.models.layers import conv2d
+from sgg_jax.models.operations import conv2d
 from sgg_jax.sampling import Knobs, Method, ancestral
 from sgg_jax.tiling import Tile, _plan, cover, covered_size, starts, tile_count, tile_of, tiled, weights
 from sgg_jax.translation import in_blocks, translate_all

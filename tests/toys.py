@@ -6,7 +6,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from sgg_jax.guidance import Pairs, Point, present_pairs
-from sgg_jax.models.layers import conv2d
+from sgg_jax.models.operations import conv2d
 from sgg_jax.schedule import NoiseSchedule, linear, respace
 from sgg_jax.types import VOID
 

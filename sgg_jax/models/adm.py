@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sgg_jax.models.adm_blocks import Attention, GroupNorm, ResBlock, Resize
-from sgg_jax.models.layers import Array, Conv, Linear, Rng, lecun_normal
+from sgg_jax.models.layers import Conv, Linear, Rng, lecun_normal
+from sgg_jax.models.operations import Array
 from sgg_jax.models.unet import step_features
 
 RESAMPLE = ("block", "conv", "plain")

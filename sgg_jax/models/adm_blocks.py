@@ -7,7 +7,8 @@ from flax import nnx
 from jax import lax
 
 from sgg_jax.models.convolutions import AtrousConv
-from sgg_jax.models.layers import Array, Conv, Linear, Rng, Upsample, attend, channel_mean, repeat_pixels
+from sgg_jax.models.layers import Conv, Linear, Rng, Upsample
+from sgg_jax.models.operations import Array, attend, channel_mean, repeat_pixels
 
 
 def average_pool(x: Array) -> Array:

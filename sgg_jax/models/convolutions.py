@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sgg_jax.models.layers import Array, Conv, space_to_depth
+from sgg_jax.models.layers import Conv
+from sgg_jax.models.operations import Array, space_to_depth
 
 
 def plain_conv2d(x: Array, kernel: Array, stride: int = 1, rate: int = 1) -> Array:
@@ -32,7 +33,7 @@ def _conv(x: Array, kernel: Array, rate: int, edges: str) -> Array:
 def atrous_conv2d(x: Array, kernel: Array, rate: int = 1) -> Array:
     """Stride-1 convolution whose taps are `rate` pixels apart. [B,H,W,I], [h,w,I,O] -> [B,H,W,O].
 
-    A kernel of even size reaches one tap further up and left than down and right. As `layers.conv2d`, its input
+    A kernel of even size reaches one tap further up and left than down and right. As `operations.conv2d`, its input
     gradient is a forward convolution. Reverse-mode only.
     """
     return _conv(x, kernel, rate, "SAME_LOWER")

@@ -23,7 +23,8 @@ from sgg_jax.models.convolutions import (
     resize_bilinear,
     space_to_batch,
 )
-from sgg_jax.models.layers import Array, Conv, Rng
+from sgg_jax.models.layers import Conv, Rng
+from sgg_jax.models.operations import Array
 
 NORMALISATIONS = {  # step through the channels, -1 for BGR; what is subtracted from values in 0..255; what divides them
     "imagenet": (1, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # torchvision

@@ -13,7 +13,8 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from sgg_jax.models.layers import Array, AttentionKernel, Conv, Rng, attend, lecun_normal
+from sgg_jax.models.layers import Conv, Rng, lecun_normal
+from sgg_jax.models.operations import Array, AttentionKernel, attend
 
 _WIDE = {"widths": (64, 128, 320, 512)}
 _COMMON = {"heads": (1, 2, 5, 8), "reductions": (8, 4, 2, 1), "mlp_ratios": (4, 4, 4, 4)}

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sgg_jax.models.layers import Array, AttentionKernel, Conv, Rng
+from sgg_jax.models.layers import Conv, Rng
 from sgg_jax.models.mit import DepthwiseConv, MixTransformer
+from sgg_jax.models.operations import Array, AttentionKernel
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

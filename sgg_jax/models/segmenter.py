@@ -3,17 +3,8 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from sgg_jax.models.layers import (
-    Array,
-    Conv,
-    Downsample,
-    GroupNorm,
-    ResBlock,
-    Rng,
-    depth_to_space,
-    repeat_pixels,
-    space_to_depth,
-)
+from sgg_jax.models.layers import Conv, Downsample, GroupNorm, ResBlock, Rng
+from sgg_jax.models.operations import Array, depth_to_space, repeat_pixels, space_to_depth
 
 
 class EncoderDecoder(nnx.Module):

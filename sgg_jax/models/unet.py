@@ -5,19 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sgg_jax.models.layers import (
-    Array,
-    Attention,
-    Conv,
-    Downsample,
-    GroupNorm,
-    Linear,
-    ResBlock,
-    Rng,
-    Upsample,
-    depth_to_space,
-    space_to_depth,
-)
+from sgg_jax.models.layers import Attention, Conv, Downsample, GroupNorm, Linear, ResBlock, Rng, Upsample
+from sgg_jax.models.operations import Array, depth_to_space, space_to_depth
 
 
 def step_features(step: Array, channels: int) -> Array:
