@@ -15,16 +15,15 @@ import optax
 import torch
 
 from benchmarks.harness import difference
-from benchmarks.ours import Ours, called
+from benchmarks.ours import Ours
 from benchmarks.peers.calls import Peer
 from benchmarks.peers.guidance import global_scene
 from benchmarks.peers.networks import load
-from sgg_jax import guidance
 from sgg_jax.models import named
 from sgg_jax.optimization import MOMENTUM
 from sgg_jax.sampling import step_noise
 from sgg_jax.training import keys_of
-from sgg_jax.types import image_keys, to_float
+from sgg_jax.types import image_keys
 
 PARTS = ("denoiser forward", "segmenter forward", "segmenter input gradient", "LCG gradient", "whole translation")
 TRAINED = ("denoiser", "segmenter")
@@ -69,19 +68,16 @@ class Answers:
 
 def answers(ours: Ours, parts: Collection[str] = PARTS, trained: Collection[str] = TRAINED) -> Answers:
     """parts: of PARTS, and trained: of which networks training steps are among the answers."""
-    x, keys = to_float(jnp.asarray(ours.image)), image_keys(ours.run.knobs.seed, jnp.asarray(ours.ids))
-    point, steps = ours.point(x), np.asarray(ours.schedule.table.step)[: int(ours.schedule.count)]
-    functions: dict[str, Callable[[], Any]] = {
-        "denoiser forward": lambda: ours.jitted(called)(ours.denoiser, x, steps[-1:]),
-        "segmenter forward": lambda: ours.jitted(called)(ours.segmenter, x),
-        "segmenter input gradient": lambda: ours.jitted(guidance.global_scene)(point),
-        "LCG gradient": lambda: ours.jitted(guidance.local_class)(point),
-        "whole translation": lambda: ours.translated_unrounded("", ours.schedule),
-    }
+    keys = image_keys(ours.run.knobs.seed, jnp.asarray(ours.ids))
+    steps = np.asarray(ours.schedule.table.step)[: int(ours.schedule.count)]
+
+    def found(name: str) -> Any:
+        return ours.translated_unrounded("", ours.schedule) if name == "whole translation" else ours.call(name)()
+
     draw = jax.jit(step_noise, static_argnums=2)
     noise = {int(number): np.array(draw(keys, number, ours.image.shape[1:])) for number in (0, *(steps + 1))}
     steps_of = {section: _trained(ours, section) for section in trained}
-    return Answers({name: np.asarray(functions[name]()) for name in parts}, noise, steps_of)
+    return Answers({name: np.asarray(found(name)) for name in parts}, noise, steps_of)
 
 
 def _trained(ours: Ours, section: str) -> Trained:

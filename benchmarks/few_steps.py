@@ -34,7 +34,7 @@ from sgg_jax.records import read_json, write_json  # noqa: E402
 from sgg_jax.results import guide_place  # noqa: E402
 from sgg_jax.stages import adapt, fit_segmenter, scored, train_segmenter  # noqa: E402
 from sgg_jax.translated_sets import translate_into  # noqa: E402
-from sgg_jax.translation import translate_all  # noqa: E402
+from sgg_jax.translation import in_blocks, translate_all  # noqa: E402
 from sgg_jax.workdir import commit  # noqa: E402
 
 PAPER: dict[str, Any] = dict(steps=0, sampler="ddpm", spacing="even", lcg_every=2, gradient_every=1, deep_every=1)
@@ -110,19 +110,22 @@ def row(base: Experiment, seeded: Path, guide: Any, name: str, seed: int) -> dic
 
 
 def time_settings(workdir: Path, settings: list[str], repeats: int = 3) -> None:
-    """Seconds per image of one batch of translations, settings in turns: medians and ranges."""
+    """Seconds per image of a batch on every device, settings in turns: medians and ranges."""
     base = Experiment(configured("", 0), workdir)
-    weights, size = base.segmenter_params("source"), base.config.translate.batch_size
+    weights, size, mesh = base.segmenter_params("source"), base.config.translate.batch_size, base.translation_mesh
+    together = size * mesh.size
     start = base.start(weights, base.config.translate.depth)
 
     def translation(name: str) -> harness.Call:
         run = Experiment(configured(name, 0), workdir / "timing", shared=workdir)
         networks, schedule = (run.denoiser(), run.segmenter(weights)), run.schedule(run.config.translate.depth)
-        how: dict[str, Any] = dict(batch_size=size, method=run.method(), mesh=run.mesh, tile=run.tile)
-        return lambda: list(translate_all(*networks, schedule, start, [range(size)], run.knobs, **how))
+        how: dict[str, Any] = dict(batch_size=size, method=run.method(), mesh=mesh, tile=run.tile)
+        return lambda: list(
+            translate_all(*networks, schedule, start, in_blocks(range(together), size), run.knobs, **how)
+        )
 
     times = harness.in_turns({name: translation(name) for name in settings}, repeats)
-    found = {name: harness.spread([second / size for second in seconds]) for name, seconds in times.items()}
+    found = {name: harness.spread([second / together for second in seconds]) for name, seconds in times.items()}
     harness.write(workdir / "seconds.json", {"seconds_per_image": found})
 
 

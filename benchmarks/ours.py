@@ -1,5 +1,6 @@
 """sgg_jax's side of benchmarks/speed.py: the work that both sides share, and a call of every row."""
 
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from functools import cached_property
@@ -13,11 +14,12 @@ set_cpu_flags()  # before jax is imported
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
-from jax.sharding import AxisType  # noqa: E402
+from jax.sharding import AxisType, Mesh  # noqa: E402
+from jax.sharding import PartitionSpec as P  # noqa: E402
 from jax.tree_util import Partial  # noqa: E402
 
 from benchmarks.harness import Call  # noqa: E402
-from benchmarks.work import FINE_TUNING, TRANSLATIONS, Network, Work  # noqa: E402
+from benchmarks.work import FINE_TUNING, TRAINING, TRANSLATIONS, Network, Work  # noqa: E402
 from configs import default  # noqa: E402
 from sgg_jax import guidance  # noqa: E402
 from sgg_jax.accumulation import groups_of  # noqa: E402
@@ -85,9 +87,7 @@ class Ours:
         config.update_from_flattened_dict({**SAME, **changes})
         self.changes, self.config = changes, config
         self.run = Experiment(config, Path("unused"))  # nothing is written
-        alone = dict(axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
-        self.run.mesh = jax.make_mesh((1,), ("data",), **alone)  # PyTorch's side has one device, too
-        size = config.translate.batch_size
+        size, here = config.translate.batch_size, self.run.translation_mesh
         few = [self.run.source[index] for index in range(size)]
         self.image = np.stack([example.image for example in few])
         self.labels = np.stack([example.known_labels() for example in few]).astype(np.uint8)
@@ -95,6 +95,8 @@ class Ours:
             width = self.labels.shape[2]
             self.labels[:] = np.arange(width) * classes // width
         self.ids = np.arange(size, dtype=np.int32)
+        self.trains = _first(here, 1)  # PyTorch's side has one device, too
+        self.translates = _first(here, math.gcd(size, here.size))
         apply, params = self.run.denoiser_network
         given = bool(config.denoiser.weights)
         self.denoiser = self.run.denoiser() if given else Partial(apply, lively(params, 1))
@@ -147,20 +149,19 @@ class Ours:
 
     # what is computed -----------------------------------------------------------------------------------------------
 
-    def point(self, x: jax.Array, row: int = 0) -> guidance.Point:
-        """A place in the chain at which a bare gradient is taken at x [B,H,W,3]."""
-        labels = jnp.asarray(self.labels, jnp.int32)
-        one = self.schedule.row(row)
+    def point(self, denoiser: Partial, segmenter: Partial, x: jax.Array, labels: jax.Array) -> guidance.Point:
+        """A place in the chain, its last step, at which a bare gradient is taken at x [B,H,W,3]."""
+        one = self.schedule.row(0)
         pairs = guidance.present_pairs(labels, len(self.run.names), self.config.translate.microbatch)
         given = dict(
             seen=x, x=x, eps=jnp.zeros_like(x), row=one, push=one.variance, turn=one.index, labels=labels, pairs=pairs
         )
-        given |= dict(fill=self.run.knobs.fill, denoiser=self.denoiser, segmenter=self.segmenter)
+        given |= dict(fill=self.run.knobs.fill, denoiser=denoiser, segmenter=segmenter)
         return guidance.Point(**given)
 
     def translation(self, variant: str, schedule: NoiseSchedule) -> Callable[[], tuple[jax.Array, ...]]:
         """Translates the batch: translations, ratios and agreement."""
-        method, mesh = self.run.method(variant), self.run.mesh
+        method, mesh = self.run.method(variant), self.translates
         *networks, knobs = replicate((self.denoiser, self.segmenter, schedule, self.run.knobs), mesh)
 
         def call() -> tuple[jax.Array, ...]:
@@ -179,27 +180,32 @@ class Ours:
 
     def call(self, name: str) -> Call:
         """A call of work.CALLS on the batch."""
-        x, step = to_float(jnp.asarray(self.image)), jnp.full(1, self.config.translate.depth, jnp.int32)
         if name in TRANSLATIONS:
             return self.translation(TRANSLATIONS[name], self.one_step)
         if name == "whole translation":
             return self.translation("", self.schedule)
         if name == "PTL round":
             return self.round()
-        section = name.split()[0]
-        if name.endswith("training step"):
-            return self.trainer(section).step
-        inputs: tuple[Any, ...] = (self.point(x),)
-        if name.endswith("forward"):
-            function, inputs = called, (self.denoiser, x, step) if section == "denoiser" else (self.segmenter, x)
-        else:
-            function = guidance.local_class if name == "LCG gradient" else guidance.global_scene
-        run = self.jitted(function)
-        return lambda: jax.block_until_ready(run(*inputs))
+        if name in TRAINING:
+            return self.trainer(name.split()[0]).step
+        deepest = jnp.full(1, self.schedule.row(self.schedule.count - 1).step)
+        functions: dict[str, Callable[..., jax.Array]] = {
+            "denoiser forward": lambda denoiser, segmenter, x, labels: denoiser(x, deepest),
+            "segmenter forward": lambda denoiser, segmenter, x, labels: segmenter(x),
+            "segmenter input gradient": lambda *given: guidance.global_scene(self.point(*given)),
+            "LCG gradient": lambda *given: guidance.local_class(self.point(*given)),
+        }
+        return self.shared_out(functions[name])
 
-    def jitted(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """With the options that a translation is compiled with."""
-        return jax.jit(function, compiler_options=network_options(platform(self.run.mesh)))
+    def shared_out(self, function: Callable[..., jax.Array]) -> Callable[[], jax.Array]:
+        """function(denoiser, segmenter, x, labels) of the batch, compiled and over devices as a translation is."""
+        mesh, data = self.translates, (to_float(jnp.asarray(self.image)), self.labels.astype(np.int32))
+        over_devices = jax.shard_map(
+            function, mesh=mesh, in_specs=(P(), P(), P("data"), P("data")), out_specs=P("data"), check_vma=False
+        )
+        run = jax.jit(over_devices, compiler_options=network_options(platform(mesh)))
+        given = *replicate((self.denoiser, self.segmenter), mesh), *shard(data, mesh)
+        return lambda: jax.block_until_ready(run(*given))
 
     def round(self) -> Call:
         """Translates the batch, and takes some steps of fine-tuning on it."""
@@ -215,7 +221,7 @@ class Ours:
     def flops(self) -> dict[str, float]:
         """FLOPs of a call as XLA counts them before it optimises; of a translation, of its networks' passes."""
         x, step = to_float(jnp.asarray(self.image)), jnp.full(1, 0, jnp.int32)
-        pairs = self.point(x).pairs
+        pairs = self.point(self.denoiser, self.segmenter, x, jnp.asarray(self.labels, jnp.int32)).pairs
         some = x[: min(len(x), pairs.image.shape[1])]  # an LCG microbatch costs as many images as it has pairs
 
         def one(segmenter: Partial, x: jax.Array, labels: jax.Array) -> jax.Array:
@@ -236,7 +242,7 @@ class Trainer:
     """A training state, on the batch; `step` takes one step and waits for it. Segmenters see bare images."""
 
     def __init__(self, ours: Ours, section: str):
-        self.image, self.labels, self.mesh = ours.image, ours.labels, ours.run.mesh
+        self.image, self.labels, self.mesh = ours.image, ours.labels, ours.trains
         recipe = ours.run.recipe(section)
         self.rate, self.seed = np.float32(recipe.learning_rate), 0
         if section == "denoiser":
@@ -265,6 +271,12 @@ class Trainer:
 
 def called(network: Partial, *inputs: jax.Array) -> jax.Array:
     return network(*inputs)
+
+
+def _first(mesh: Mesh, many: int) -> Mesh:
+    """Some of its devices."""
+    devices = list(mesh.devices.flat[:many])
+    return jax.make_mesh((many,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def _options(section: Any) -> dict[str, Any]:

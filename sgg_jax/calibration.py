@@ -149,23 +149,24 @@ class Calibration:
         run = self.run
         whole = run.schedule(run.config.translate.depth)
         short = int(whole.count) <= 2 * self.cycle  # where the last step, without a gradient, is a large share
-        schedule = replicate(whole if short else thinned(whole, self.cycle), run.mesh)
-        knobs = replicate(run.knobs, run.mesh)
+        mesh = run.translation_mesh
+        schedule = replicate(whole if short else thinned(whole, self.cycle), mesh)
+        knobs = replicate(run.knobs, mesh)
         shown = self.source_size
         covered = covered_size(shown, run.tile, mixed=run.source.size is None)
         both = Partial(*run.denoiser_network), run.segmenter(run.segmenter_network()[1])
-        denoiser, guide = replicate(tuple(tiled(network, run.tile) for network in both), run.mesh)
+        denoiser, guide = replicate(tuple(tiled(network, run.tile) for network in both), mesh)
         batch_size, began = run.config.translate.batch_size, time.perf_counter()
-        rows, fits = affordable(denoiser, guide, schedule, knobs, covered, batch_size, method, run.mesh, run.memory)
-        size, compiled = rows * run.mesh.size, time.perf_counter() - began
+        rows, fits = affordable(denoiser, guide, schedule, knobs, covered, batch_size, method, mesh, run.memory)
+        size, compiled = rows * mesh.size, time.perf_counter() - began
         few = [example for _, example in readable(run.source, range(min(size, len(run.source))))]
         examples = [few[i % len(few)] for i in range(size)]
         pairs = [
             cover(fitted(e.image, shown, "crop"), fitted(e.known_labels(), shown, "crop"), covered) for e in examples
         ]
         image, labels = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
-        data = shard((image, labels, np.arange(size, dtype=np.int32)), run.mesh)
-        call = partial(translator(fits, run.mesh), denoiser, guide, schedule, *data, knobs)
+        data = shard((image, labels, np.arange(size, dtype=np.int32)), mesh)
+        call = partial(translator(fits, mesh), denoiser, guide, schedule, *data, knobs)
         seconds, first = timed(call, repeats=2)
         self._together[method], self._compiling[method] = size, compiled + first
         return seconds / int(schedule.count)

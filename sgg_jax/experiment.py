@@ -2,12 +2,14 @@
 
 import hashlib
 import io
+import math
 from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -64,6 +66,7 @@ class Experiment:
         self.shared = shared or workdir
         self.stages = Stages(workdir)
         self._outlines: dict[str, tuple[Apply, Params]] = {}  # of segmenters, by what the config names them
+        devices.cores_apart()  # before jax is used
 
     def with_seed(self, seed: int) -> "Experiment":
         """The same run from another seed, in a directory below this one's, with this one's data, denoiser and judge."""
@@ -183,13 +186,20 @@ class Experiment:
 
     @cached_property
     def mesh(self) -> Mesh:
-        """This host's devices: what translates and scores."""
+        """This host's devices: what scores."""
         return devices.local_mesh()
 
     @cached_property
     def everywhere(self) -> Mesh:
         """All hosts' devices: what trains."""
         return devices.data_mesh()
+
+    @cached_property
+    def translation_mesh(self) -> Mesh:
+        """This host's devices, or cores of its CPU: what translates."""
+        leaves = jax.tree.leaves((self.denoiser_network[1], self.segmenter_outline()[1]))
+        weights = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+        return devices.translation_mesh(weights)
 
     @cached_property
     def denoiser_network(self) -> tuple[FromNoise, Params]:
@@ -357,7 +367,7 @@ class Experiment:
     @property
     def memory(self) -> float:
         """Bytes of a device that translations may take."""
-        return float(self.config.translate.memory) * 2**30 or devices.device_memory(self.mesh)
+        return float(self.config.translate.memory) * 2**30 or devices.device_memory(self.translation_mesh)
 
     @property
     def tile(self) -> Tile:

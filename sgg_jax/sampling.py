@@ -146,9 +146,10 @@ def step_noise(keys: Array, number: Array | int, shape: tuple[int, ...]) -> Arra
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), shape))(keys)
 
 
-def chain(method: Method, given: Given, x: NoisyImage) -> tuple[NoisyImage, Array]:
+def chain(method: Method, given: Given, x: NoisyImage, wanted: Array | bool = True) -> tuple[NoisyImage, Array]:
     """Runs the schedule's `count` reverse steps from x_n [B,H,W,3]. Returns the image and the guidance-to-noise ratios.
 
+    wanted: bool []; if it is not, no step is taken.
     Ratios: [B,K] float32, guidance.noise_ratio of lambda * gradient by row of the schedule; 0 in unused rows.
     """
     schedule = given.schedule
@@ -159,7 +160,7 @@ def chain(method: Method, given: Given, x: NoisyImage) -> tuple[NoisyImage, Arra
         return state, ratios.at[:, schedule.count - 1 - done].set(ratio)
 
     ratios = jnp.zeros((x.shape[0], len(schedule)), jnp.float32)
-    state, ratios = jax.lax.fori_loop(0, schedule.count, body, (start(method, given, x), ratios))
+    state, ratios = jax.lax.fori_loop(0, jnp.where(wanted, schedule.count, 0), body, (start(method, given, x), ratios))
     return state.x, ratios
 
 

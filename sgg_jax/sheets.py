@@ -30,14 +30,14 @@ def sample_sheet(run: Experiment, few: int) -> None:
     steps show what the denoiser knows; ancestral ones, with the posterior's variance, would blur it.
 
     few: images at once on a device, at most."""
-    rows, columns = SAMPLES
-    together = min(few, -(-rows * columns // run.mesh.size)) * run.mesh.size
+    (rows, columns), mesh = SAMPLES, run.translation_mesh
+    together = min(few, -(-rows * columns // mesh.size)) * mesh.size
     grey = jnp.full((together, *run.config.data.size, 3), 127, jnp.uint8)  # hidden by the noise at full depth
     total = run.config.denoiser.total
     # The guide is not looked at, but it is an operand: its untrained weights will do.
-    denoiser, guide = replicate((run.denoiser(), run.segmenter(run.segmenter_network()[1])), run.mesh)
+    denoiser, guide = replicate((run.denoiser(), run.segmenter(run.segmenter_network()[1])), mesh)
     schedule, blank = respace(run.betas, total, min(SAMPLE_STEPS, total)), jnp.zeros(grey.shape[:3], jnp.uint8)
-    how: dict[str, Any] = dict(method=Method(unguided, ddim(0.0), run.config.translate.microbatch), mesh=run.mesh)
+    how: dict[str, Any] = dict(method=Method(unguided, ddim(0.0), run.config.translate.microbatch), mesh=mesh)
     cells: list[np.ndarray] = []
     for first in range(0, rows * columns, together):
         ids = jnp.arange(first, first + together)

@@ -67,7 +67,7 @@ def translate_into(
             run.knobs,
             batch_size=batch_size,
             method=method,
-            mesh=run.mesh,
+            mesh=run.translation_mesh,
             tile=run.tile,
             memory=run.memory,
         )

@@ -44,7 +44,8 @@ def translate(
     """Noises source images to the schedule's depth and denoises them under guidance (Peng et al. 2023; SDEdit).
 
     denoiser, segmenter: `Partial(apply, params)` of the target domain's denoiser and of the guide.
-    image [B,H,W,3] uint8, labels [B,H,W] uint8 train ids, image_id [B] int32; B divides over the mesh.
+    image [B,H,W,3] uint8, labels [B,H,W] uint8 train ids, image_id [B] int32; B divides over the mesh. Rows with a
+    negative id fill a batch up; a device that has no others takes no step.
     Returns the translations [B,H,W,3] uint8, the guidance-to-noise ratio of every step [B,K] float32, and the agreement
     [B] float32: the share of known pixels in which the guide finds their label in the translation. Ratios of an image
     that is not finite are nan.
@@ -71,7 +72,8 @@ def translator(method: Method, mesh: Mesh) -> Any:
         pairs = present_pairs(labels, classes, method.microbatch)
         deepest = schedule.row(schedule.count - 1)
         x = add_noise(deepest, image, step_noise(keys, 0, image.shape[1:]))  # the SDEdit start
-        x, ratios = chain(method, Given(denoiser, segmenter, schedule, labels, pairs, keys, knobs), x)
+        given = Given(denoiser, segmenter, schedule, labels, pairs, keys, knobs)
+        x, ratios = chain(method, given, x, (image_id >= 0).any())
         ratios = jnp.where(jnp.isfinite(x).all((1, 2, 3))[:, None], ratios, jnp.nan)  # as an image cannot tell
         translation = jnp.round((jnp.clip(x, -1, 1) + 1) * 127.5).astype(jnp.uint8)
         found = segmenter(to_float(translation)).argmax(-1) == labels
@@ -217,7 +219,8 @@ def translate_all(
 
     A device does a block at a time, whatever the number of devices: where the same block is asked for again, every
     image has its place again, and the same bytes; in another block they are equal to rounding only. A block may be
-    empty. What does not fit into `memory`, bytes of a device, is done in smaller parts, which stderr tells.
+    empty, and its device then rests. What fills a block up is not guided. What does not fit into `memory`, bytes of a
+    device, is done in smaller parts, which stderr tells.
 
     tile: what the networks see at once, overlapping its neighbours; None for all of an image. Images that are smaller
     are extended by their mirror image, and that and the padding of a batch are cut off again. While blocks are
@@ -236,11 +239,14 @@ def translate_all(
     def fitting(size: tuple[int, int]) -> tuple[int, Method]:
         return affordable(denoiser, segmenter, schedule, knobs, size, batch_size, method, mesh, memory)
 
-    def begun(rows: list[Row], method: Method) -> tuple[Array, Array, Array]:
+    def begun(placed: list[Placed], method: Method) -> tuple[Array, Array, Array]:
+        rows, wanted = zip(*placed, strict=True)
         pairs = [(example.image, example.known_labels()) for _, example in rows]
         pairs = [cover(image, labels, covered(rows[0][1])) for image, labels in pairs]
         image, labels = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
         ids = np.array([dataset.image_id(index) for index, _ in rows], np.int32)
+        others = ~np.array(wanted)
+        ids[others], labels[others] = -1, VOID  # no class to guide to
         data = shard((image, labels, ids), mesh)
         found: tuple[Array, Array, Array] = translator(method, mesh)(denoiser, segmenter, schedule, *data, knobs)
         return found
@@ -252,7 +258,7 @@ def translate_all(
         for alike in _by_size(examples):
             few, fits = fitting(covered(next(rows[0] for rows in alike if rows)[1]))
             parts = _placed(alike, few, mesh.size)
-            batches += [(placed, begun([row for row, _ in placed], fits)) for placed in parts]
+            batches += [(placed, begun(placed, fits)) for placed in parts]
         before, running = running, (examples, batches)
         if before is not None:
             yield from _finished(dataset, *before)
