@@ -1,6 +1,5 @@
 """sgg_jax's side of benchmarks/speed.py: the work that both sides share, and a call of every row."""
 
-import math
 from collections.abc import Callable
 from dataclasses import fields
 from functools import cached_property
@@ -14,7 +13,6 @@ set_cpu_flags()  # before jax is imported
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
-from jax.sharding import AxisType, Mesh  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 from jax.tree_util import Partial  # noqa: E402
 
@@ -45,8 +43,8 @@ SAME: dict[str, Any] = {
     "translate.blur": 0.0,
     "translate.chroma": 1.0,
     "translate.normalize": False,
-    "denoiser.training.groups": 1,
-    "segmenter.training.groups": 1,
+    "denoiser.training.groups": 2,
+    "segmenter.training.groups": 2,
 }
 """Settings of the maths that both sides compute, whatever the defaults become."""
 TINY: dict[str, Any] = {
@@ -87,7 +85,8 @@ class Ours:
         config.update_from_flattened_dict({**SAME, **changes})
         self.changes, self.config = changes, config
         self.run = Experiment(config, Path("unused"))  # nothing is written
-        size, here = config.translate.batch_size, self.run.translation_mesh
+        self.mesh = self.run.translation_mesh  # one device, as PyTorch's side has
+        size = config.translate.batch_size
         few = [self.run.source[index] for index in range(size)]
         self.image = np.stack([example.image for example in few])
         self.labels = np.stack([example.known_labels() for example in few]).astype(np.uint8)
@@ -95,14 +94,13 @@ class Ours:
             width = self.labels.shape[2]
             self.labels[:] = np.arange(width) * classes // width
         self.ids = np.arange(size, dtype=np.int32)
-        self.trains = _first(here, 1)  # PyTorch's side has one device, too
-        self.translates = _first(here, math.gcd(size, here.size))
         apply, params = self.run.denoiser_network
         given = bool(config.denoiser.weights)
         self.denoiser = self.run.denoiser() if given else Partial(apply, lively(params, 1))
         apply, params = self.run.segmenter_network()
         self.segmenter = Partial(apply, lively(params, 2))
         self.class_weights = np.ones(len(self.run.names), np.float32)
+        self.knobs = self.run.knobs
 
     # the work -------------------------------------------------------------------------------------------------------
 
@@ -156,12 +154,12 @@ class Ours:
         given = dict(
             seen=x, x=x, eps=jnp.zeros_like(x), row=one, push=one.variance, turn=one.index, labels=labels, pairs=pairs
         )
-        given |= dict(fill=self.run.knobs.fill, denoiser=denoiser, segmenter=segmenter)
+        given |= dict(fill=self.knobs.fill, denoiser=denoiser, segmenter=segmenter)
         return guidance.Point(**given)
 
     def translation(self, variant: str, schedule: NoiseSchedule) -> Callable[[], tuple[jax.Array, ...]]:
         """Translates the batch: translations, ratios and agreement."""
-        method, mesh = self.run.method(variant), self.translates
+        method, mesh = self.run.method(variant), self.mesh
         *networks, knobs = replicate((self.denoiser, self.segmenter, schedule, self.run.knobs), mesh)
 
         def call() -> tuple[jax.Array, ...]:
@@ -195,11 +193,11 @@ class Ours:
             "segmenter input gradient": lambda *given: guidance.global_scene(self.point(*given)),
             "LCG gradient": lambda *given: guidance.local_class(self.point(*given)),
         }
-        return self.shared_out(functions[name])
+        return self.compiled(functions[name])
 
-    def shared_out(self, function: Callable[..., jax.Array]) -> Callable[[], jax.Array]:
-        """function(denoiser, segmenter, x, labels) of the batch, compiled and over devices as a translation is."""
-        mesh, data = self.translates, (to_float(jnp.asarray(self.image)), self.labels.astype(np.int32))
+    def compiled(self, function: Callable[..., jax.Array]) -> Callable[[], jax.Array]:
+        """function(denoiser, segmenter, x, labels) of the batch, compiled as a translation is."""
+        mesh, data = self.mesh, (to_float(jnp.asarray(self.image)), self.labels.astype(np.int32))
         over_devices = jax.shard_map(
             function, mesh=mesh, in_specs=(P(), P(), P("data"), P("data")), out_specs=P("data"), check_vma=False
         )
@@ -242,7 +240,7 @@ class Trainer:
     """A training state, on the batch; `step` takes one step and waits for it. Segmenters see bare images."""
 
     def __init__(self, ours: Ours, section: str):
-        self.image, self.labels, self.mesh = ours.image, ours.labels, ours.trains
+        self.image, self.labels, self.mesh = ours.image, ours.labels, ours.mesh
         recipe = ours.run.recipe(section)
         self.rate, self.seed = np.float32(recipe.learning_rate), 0
         if section == "denoiser":
@@ -271,12 +269,6 @@ class Trainer:
 
 def called(network: Partial, *inputs: jax.Array) -> jax.Array:
     return network(*inputs)
-
-
-def _first(mesh: Mesh, many: int) -> Mesh:
-    """Some of its devices."""
-    devices = list(mesh.devices.flat[:many])
-    return jax.make_mesh((many,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def _options(section: Any) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """Devices: one 1-D mesh with the axis `data` over all of them, or over this host's, and a second axis where training
-splits its weights. A CPU is one device, whose cores are apart where they translate."""
+splits its weights."""
 
 import math
 import os
-from functools import cache
 from typing import Any
 
 import jax
@@ -11,14 +10,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sgg_jax import machine
 from sgg_jax.errors import InputError
 from sgg_jax.types import Array
 
 
 def check_there() -> None:
     """InputError where jax has no device of the kind that it is told to use."""
-    cores_apart()
     try:
         jax.devices()
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -30,61 +27,32 @@ def check_there() -> None:
         ) from error
 
 
-MOST_CORES = 4
-"""Cores of a CPU that translate apart; of more, several work together: each needs a block of images, and memory."""
-WEIGHTS_SHARE = 1 / 8
-"""Of the machine's memory, what the networks' copies for cores apart may take."""
-
-
-@cache
-def cores_apart() -> bool:
-    """Whether jax counts cores of this process's CPU as devices, which the first call, before jax is used, lets it do.
-
-    Cores that share every operation of one program wait for each other in it and send each other what they computed:
-    two that translate images of their own take 0.94 of the time, or 0.72 where they have no cache in common
-    (docs/performance.md). False on accelerators, with several hosts, and where the user says how many devices a CPU is
-    (JAX_NUM_CPU_DEVICES, XLA_FLAGS).
-    """
-    told = jax.config.values["jax_num_cpu_devices"] > 0 or "host_platform_device_count" in os.environ.get(
-        "XLA_FLAGS", ""
-    )
-    many = min(machine.cores(), MOST_CORES)
-    if told or many == 1 or jax.distributed.is_initialized():
-        return False
-    try:
-        jax.config.update("jax_num_cpu_devices", many)
-        return jax.default_backend() == "cpu"
-    except RuntimeError:  # jax is in use, or finds no device, which check_there tells
-        return False
-
-
 def data_mesh() -> Mesh:
     """All devices of all hosts along the axis `data`, host by host, as hosts have their parts of a batch (shard_part).
 
     jax.make_mesh would put a TPU's in the order of its wires, where hosts take turns.
     """
-    if cores_apart():
-        return local_mesh()
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def local_mesh() -> Mesh:
-    """This host's devices along the axis `data`; a CPU is one."""
-    return _along_data(jax.local_devices()[:1] if cores_apart() else jax.local_devices())
-
-
-def translation_mesh(weights: float) -> Mesh:
-    """This host's devices, or cores of its CPU, as many as may have copies of the networks of `weights` bytes."""
+    """This host's devices along the axis `data`."""
     devices = jax.local_devices()
-    if cores_apart():
-        copies = min(machine.memory() * WEIGHTS_SHARE / weights, len(devices))
-        devices = devices[: max(1, int(copies))]
-    return _along_data(devices)
-
-
-def _along_data(devices: list[Any]) -> Mesh:
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def translation_mesh() -> Mesh:
+    """This host's devices along the axis `data`; of pretended devices of a CPU the first alone.
+
+    In a program for several of them XLA:CPU (jaxlib 0.10.2) computes the first microbatch of LCG's loop otherwise than
+    in a program for one, from the second guided step on: the first image of each device comes out wrong
+    (docs/performance.md).
+    """
+    mesh = local_mesh()
+    if platform(mesh) != "cpu":
+        return mesh
+    return jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:1])
 
 
 SPLIT_FROM = 2**16
@@ -163,7 +131,9 @@ def device_memory(mesh: Mesh) -> float:
     stats = devices[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return float(stats["bytes_limit"])
-    return machine.memory() / len(devices)
+    if hasattr(os, "sysconf"):
+        return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE") / len(devices)
+    return math.inf
 
 
 def check_batch(size: int, mesh: Mesh, field: str) -> None:

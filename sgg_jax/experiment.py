@@ -2,14 +2,12 @@
 
 import hashlib
 import io
-import math
 from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -66,7 +64,6 @@ class Experiment:
         self.shared = shared or workdir
         self.stages = Stages(workdir)
         self._outlines: dict[str, tuple[Apply, Params]] = {}  # of segmenters, by what the config names them
-        devices.cores_apart()  # before jax is used
 
     def with_seed(self, seed: int) -> "Experiment":
         """The same run from another seed, in a directory below this one's, with this one's data, denoiser and judge."""
@@ -196,10 +193,8 @@ class Experiment:
 
     @cached_property
     def translation_mesh(self) -> Mesh:
-        """This host's devices, or cores of its CPU: what translates."""
-        leaves = jax.tree.leaves((self.denoiser_network[1], self.segmenter_outline()[1]))
-        weights = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
-        return devices.translation_mesh(weights)
+        """This host's devices, one where they are a CPU's: what translates."""
+        return devices.translation_mesh()
 
     @cached_property
     def denoiser_network(self) -> tuple[FromNoise, Params]:

@@ -125,6 +125,12 @@ def test_devices_stand_host_by_host(monkeypatch):
     assert list(devices.data_mesh().devices) == there
 
 
+def test_pretended_devices_of_a_cpu_do_not_translate():
+    """Their first images would come out wrong; see translation_mesh."""
+    assert devices.local_mesh().size == 4
+    assert list(devices.translation_mesh().devices) == devices.jax.local_devices()[:1]
+
+
 def test_a_device_that_is_not_there_is_told(monkeypatch):
     def missing():
         raise AssertionError  # what jax does then

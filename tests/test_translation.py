@@ -14,9 +14,10 @@ from toys import CLASSES, labels, mixing_segmenter, short_schedule, smooth_denoi
 from sgg_jax.data.dataset import ClassInfo, Example
 from sgg_jax.errors import InputError
 from sgg_jax.guidance import VARIANTS
-from sgg_jax.sampling import Knobs, Method, ancestral, ddim
+from sgg_jax.sampling import Knobs, Method, ancestral, ddim, step_noise
+from sgg_jax.schedule import add_noise
 from sgg_jax.translation import _advance, in_blocks, trace, translate, translate_all, translator
-from sgg_jax.types import VOID
+from sgg_jax.types import VOID, image_keys, to_float
 
 KNOBS = Knobs(scale=jnp.float32(0.5), fill=jnp.float32(0), limit=jnp.float32(1), seed=jnp.int32(11))
 SGG = Method(VARIANTS["sgg"], ancestral, 4)
@@ -175,6 +176,22 @@ def test_partial_batches_are_padded_and_the_padding_dropped(four_devices):
     for done in found:
         rounding(done.image, everything[done.index])
         np.testing.assert_array_equal(done.labels, toy.data[1][done.index])
+
+
+def test_a_device_with_nothing_to_do_takes_no_step(one_device, four_devices):
+    """Two images on the first device, what fills up on the others: these keep their noised images, and no ratio."""
+    data = tuple(np.concatenate([part] * 4) for part in scene(2))
+    data[2][2:] = -1
+    image, ratios = (np.asarray(array) for array in run(data, four_devices))
+    everything, all_ratios = (np.asarray(array) for array in run(tuple(part[:2] for part in data), one_device))
+    rounding(image[:2], everything)
+    np.testing.assert_allclose(ratios[:2], all_ratios, rtol=1e-3, atol=1e-5)
+    assert (ratios[:2] > 0).any() and not ratios[2:].any()
+    schedule = short_schedule()
+    deepest = schedule.row(schedule.count - 1)
+    keys = image_keys(KNOBS.seed, jnp.asarray(data[2][2:]))
+    noised = add_noise(deepest, to_float(jnp.asarray(data[0][2:])), step_noise(keys, 0, (8, 12, 3)))
+    rounding(image[2:], np.round((np.clip(noised, -1, 1) + 1) * 127.5))
 
 
 def test_blocks_of_indices_are_the_same_whatever_else_is_asked_for():

@@ -16,7 +16,6 @@ from sgg_jax.data.dataset import Dataset
 from sgg_jax.data.examining import Finding, examine
 from sgg_jax.data.pairs import Pairs
 from sgg_jax.errors import InputError
-from sgg_jax.machine import cores
 
 VERSION = 1
 """Raise it when files must be looked at again that an earlier version found to be right, or wrong."""
@@ -90,6 +89,11 @@ def _examine_there(index: int, name: str) -> Finding:
     if dataset is None or index < 0:
         return Finding(name, "unreadable", f"{name} has gone since the check began; put it back and run again")
     return examine(dataset, index)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def stamps(dataset: Dataset, indices: Iterable[int], source: str = "") -> list[str]:

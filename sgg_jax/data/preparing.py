@@ -22,13 +22,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sgg_jax.data.checking import cores
 from sgg_jax.data.dataset import Dataset, LeftOutError, Tolerant
 from sgg_jax.data.manifest import Line, Sources, essence, json_lines, number_in, read_lines
 from sgg_jax.data.problems import BadFileError
 from sgg_jax.data.shards import TEMPORARY, VERSION, Shards, is_intact, replacing
 from sgg_jax.data.writer import class_json
 from sgg_jax.errors import InputError
-from sgg_jax.machine import cores
 
 PER_SHARD = 128
 FORMAT = 1
