@@ -83,14 +83,14 @@ def test_the_plan_knew_the_disk(finished):
 def test_a_whole_run_compiles_each_function_once(finished):
     """On top of those of other tests: guided, unguided and the sample sheet; depths and weights add none."""
     run = pipeline.Experiment(tiny(), finished)
-    guided = translator(run.method(), run.mesh)
+    guided = translator(run.method(), run.translation_mesh)
     before = guided._cache_size(), translator.cache_info().currsize
     for depth in (200, 300):
         for place in ("source", "adapt/round1"):
             guide = run.segmenter_at(place)
             images = translate_all(
                 run.denoiser(), guide, run.schedule(depth), run.source, [[0], [1]], run.knobs, batch_size=2,
-                method=run.method(), mesh=run.mesh, tile=run.tile,
+                method=run.method(), mesh=run.translation_mesh, tile=run.tile,
             )  # fmt: skip
             assert [len(block) for block in images] == [1, 1]
     assert (guided._cache_size(), translator.cache_info().currsize) == before

@@ -33,7 +33,7 @@ def test_passes_and_seconds_are_counted(run):
     # of three steps one is global, an input gradient of two passes; one local, one for each class present; the last
     # one takes none
     assert rows["translate"].segmenter_passes == pytest.approx(2 * 6 * (1 + present))
-    assert rows["translate"].seconds == pytest.approx(3 * 2.0 / 3)  # one batch on all devices, steps, seconds of a step
+    assert rows["translate"].seconds == pytest.approx(3 * 3 * 2.0 / 3)  # batches of two, steps, seconds of a step
     assert rows["translate: unguided"].denoiser_passes == 5 * 3
     assert rows["translate: unguided"].segmenter_passes == 0
     assert rows["adapt: translate"].denoiser_passes == 2 * 6 * 3  # two rounds
