@@ -45,9 +45,8 @@ def local_mesh() -> Mesh:
 def translation_mesh() -> Mesh:
     """This host's devices along the axis `data`; of pretended devices of a CPU the first alone.
 
-    In a program for several of them XLA:CPU (jaxlib 0.10.2) computes the first microbatch of LCG's loop otherwise than
-    in a program for one, from the second guided step on: the first image of each device comes out wrong
-    (docs/performance.md).
+    Where two guided translations run at once in one process on a CPU, LCG's gradient of the first microbatch is wrong
+    from the second guided step on, and so is the first image of each (jaxlib 0.10.2; docs/performance.md).
     """
     mesh = local_mesh()
     if platform(mesh) != "cpu":

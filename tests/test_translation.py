@@ -194,6 +194,26 @@ def test_a_device_with_nothing_to_do_takes_no_step(one_device, four_devices):
     rounding(image[2:], np.round((np.clip(noised, -1, 1) + 1) * 127.5))
 
 
+def test_what_fills_a_block_up_is_not_guided(one_device, monkeypatch):
+    shown = []
+
+    def recording(method, mesh):
+        def program(denoiser, segmenter, schedule, image, labels, ids, knobs):
+            shown.append((np.asarray(labels), np.asarray(ids)))
+            return translator(method, mesh)(denoiser, segmenter, schedule, image, labels, ids, knobs)
+
+        return program
+
+    monkeypatch.setattr("sgg_jax.translation.translator", recording)
+    toy, networks = Toy(scene(3)), (smooth_denoiser(), mixing_segmenter())
+    how = dict(batch_size=4, method=SGG, mesh=one_device)
+    (block,) = translate_all(*networks, short_schedule(), toy, [range(3)], KNOBS, **how)
+    ((known, ids),) = shown
+    assert ids.tolist() == [50, 51, 52, -1] and (known[3] == VOID).all()
+    np.testing.assert_array_equal(known[:3], toy.data[1])
+    assert len(block) == 3
+
+
 def test_blocks_of_indices_are_the_same_whatever_else_is_asked_for():
     assert in_blocks(range(10), 4) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert in_blocks([2, 3, 4, 5, 9], 4) == [[2, 3], [4, 5], [9]]
